@@ -1,1 +1,36 @@
-//! Under construction.
+//! What the words of Dayfly mean, and what is allowed. Pure: no I/O, no async, no clock, no SQL.
+//!
+//! | module | word |
+//! |---|---|
+//! | [`spiffe`], [`pattern`] | SPIFFE IDs, and patterns over them |
+//! | [`caller`], [`stage`] | who asks, how that was proven, what kind of work the identity does |
+//! | [`parameter`], [`template`], [`scope`] | named, parameterised permissions on one target |
+//! | [`binding`], [`node`], [`rules`] | who may use which scope, and which agents may speak for whom |
+//! | [`document`] | the YAML documents that scopes, bindings, stages and nodes are written in |
+//! | [`task`], [`lease`] | the two state machines |
+//! | [`decision`] | allow or deny, with the reasons |
+//! | [`schedule`] | when to renew, when to try again |
+//! | [`audit`] | records and their hash chain |
+
+pub mod audit;
+pub mod binding;
+pub mod caller;
+pub mod decision;
+pub mod document;
+pub mod id;
+pub mod lease;
+pub mod node;
+pub mod parameter;
+pub mod pattern;
+pub mod rules;
+pub mod schedule;
+pub mod scope;
+pub mod secret;
+pub mod spiffe;
+pub mod stage;
+pub mod task;
+pub mod template;
+pub mod time;
+
+#[cfg(test)]
+mod golden;

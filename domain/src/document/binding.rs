@@ -1,0 +1,100 @@
+//! `kind: Binding`: which identities may use or delegate a scope, and how they may come by it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Document;
+use super::fields::{Fields, Sink};
+use crate::binding::{AllowedValues, Binding, Start, ViaRule};
+use crate::parameter::WholePattern;
+use crate::time::Ttl;
+
+/// How long after a task was opened a binding grants under it, if it does not say.
+pub const DEFAULT_MAX_TASK: Ttl = Ttl::hours(24);
+/// The longest any binding may grant under one task.
+pub const LONGEST_TASK: Ttl = Ttl::hours(14 * 24);
+
+/// A binding as read; `start` is still open, since its default hangs on the identities' stage.
+pub(super) struct Read {
+    pub(super) binding: Binding,
+    pub(super) start: Option<Start>,
+}
+
+pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
+    let mut spec = Fields::of(document.spec.clone(), "spec", sink)?;
+    let identities = spec.patterns("identities", sink);
+    let scope = spec.text("scope", sink);
+    let grants = match spec.optional("grants") {
+        None => vec!["use".to_owned()],
+        Some(value) => {
+            let mut one = Fields::of(serde_json::json!({ "grants": value }), "spec", sink)?;
+            one.texts("grants", sink)
+        }
+    };
+    for other in grants.iter().filter(|grant| !matches!(grant.as_str(), "use" | "delegate")) {
+        sink.fault("spec.grants", format!("{other:?} is not one of use, delegate"));
+    }
+    let parameters = read_parameters(&mut spec, sink);
+    let start = spec.choice("start", &[("root", Start::Root), ("under_parent", Start::UnderParent)], sink);
+    let via = spec.choice("via", &[("agent", ViaRule::Agent), ("direct", ViaRule::Direct)], sink);
+    let max_task = spec.span("max_task", DEFAULT_MAX_TASK, sink);
+    let launcher = spec.flag("launcher", false, sink);
+    spec.finish(sink);
+    if max_task > LONGEST_TASK || max_task == Ttl::ZERO {
+        sink.fault("spec.max_task", format!("must be above 0s and at most {LONGEST_TASK}"));
+    }
+    let binding = Binding {
+        name: document.key.name.clone(),
+        identities,
+        scope: scope?,
+        may_use: grants.iter().any(|grant| grant == "use"),
+        may_delegate: grants.iter().any(|grant| grant == "delegate"),
+        parameters,
+        start: start.unwrap_or(Start::UnderParent),
+        via: via.unwrap_or(ViaRule::Agent),
+        max_task,
+        launcher,
+        digest: document.digest(),
+    };
+    Some(Read { binding, start })
+}
+
+fn read_parameters(spec: &mut Fields, sink: &mut Sink<'_>) -> BTreeMap<String, AllowedValues> {
+    let Some(value) = spec.optional("parameters") else { return BTreeMap::new() };
+    let Some(fields) = Fields::of(value, "spec.parameters", sink) else { return BTreeMap::new() };
+    let (path, entries) = fields.into_entries();
+    let mut allowed = BTreeMap::new();
+    for (name, value) in entries {
+        let path = format!("{path}.{name}");
+        let values = match value {
+            Value::String(one) => Some(AllowedValues::List(vec![one])),
+            Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_string) => {
+                let texts = items.iter().filter_map(|item| item.as_str().map(str::to_owned));
+                Some(AllowedValues::List(texts.collect()))
+            }
+            Value::Object(_) => read_pattern(value, &path, sink),
+            _ => {
+                sink.fault(&path, "expected a value, a list of values, or `pattern: …`".to_owned());
+                None
+            }
+        };
+        if let Some(values) = values {
+            allowed.insert(name, values);
+        }
+    }
+    allowed
+}
+
+fn read_pattern(value: Value, path: &str, sink: &mut Sink<'_>) -> Option<AllowedValues> {
+    let mut fields = Fields::of(value, path, sink)?;
+    let source = fields.text("pattern", sink);
+    fields.finish(sink);
+    match WholePattern::new(&source?) {
+        Ok(pattern) => Some(AllowedValues::Pattern(pattern)),
+        Err(problem) => {
+            sink.fault(&format!("{path}.pattern"), problem);
+            None
+        }
+    }
+}

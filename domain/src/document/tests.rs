@@ -1,0 +1,139 @@
+use super::*;
+use crate::node::TrustDomainRule;
+use crate::stage::Stage;
+
+fn domains() -> Vec<TrustDomainRule> {
+    vec![TrustDomainRule {
+        name: "example.org".into(),
+        stages: Stage::ALL.into(),
+        patterns: vec!["spiffe://example.org/**".parse().expect("a pattern")],
+    }]
+}
+
+const WHOLE: &str = r#"
+kind: Stage
+metadata: {name: training}
+spec: {patterns: ["spiffe://example.org/train/**"]}
+---
+kind: Stage
+metadata: {name: node}
+spec: {patterns: ["spiffe://example.org/node/*"]}
+---
+kind: Scope
+metadata: {name: s3-train-read, labels: {team: data}}
+spec:
+  description: Reads one training set.
+  stages: [training]
+  parameters:
+    dataset: {type: segment, pattern: "corpus-[0-9]+"}
+  ttl: {default: 15m, max: 1h}
+  target:
+    aws:
+      role_arn: "arn:aws:iam::111122223333:role/train"
+      session_policy: {Version: "2012-10-17", Statement: [{Effect: Allow, Action: "s3:GetObject", Resource: "arn:aws:s3:::train/{dataset}/*"}]}
+---
+kind: Binding
+metadata: {name: train-reads}
+spec:
+  identities: ["spiffe://example.org/train/*"]
+  scope: s3-train-read
+  parameters: {dataset: [corpus-7, corpus-8]}
+---
+kind: Node
+metadata: {name: cluster}
+spec:
+  agents: "spiffe://example.org/node/*"
+  workloads: ["spiffe://example.org/train/**"]
+  trust_domains: [example.org]
+  anchors: [cgroup_owned]
+"#;
+
+fn faults_of(yaml: &str) -> Vec<(String, String)> {
+    let (documents, mut faults) = parse(yaml);
+    if let Err(more) = compile(1, &domains(), &documents) {
+        faults.extend(more);
+    }
+    faults.into_iter().map(|fault| (fault.subject, fault.path)).collect()
+}
+
+#[test]
+fn a_whole_set_compiles() {
+    let (documents, faults) = parse(WHOLE);
+    assert_eq!(faults, []);
+    let rules = compile(7, &domains(), &documents).expect("no faults");
+    assert_eq!(rules.revision, 7);
+    let trainer = "spiffe://example.org/train/a".parse().expect("an id");
+    assert_eq!(rules.stage_of(&trainer), Some(Stage::Training));
+    let binding = rules.bindings_on("s3-train-read", &trainer).next().expect("the binding");
+    assert_eq!(binding.start, crate::binding::Start::Root);
+    assert!(rules.node(&"spiffe://example.org/node/n1".parse().expect("an id")).is_some());
+    assert!(rules.node(&trainer).is_none());
+}
+
+#[test]
+fn a_document_reads_back_from_its_canonical_form() {
+    for (_, document) in parse(WHOLE).0 {
+        assert_eq!(Document::from_canonical(&document.canonical()), Ok(document.clone()));
+        let (again, _) = parse(&document.to_yaml());
+        assert_eq!(again[0].1.digest(), document.digest());
+    }
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_path() {
+    let yaml = WHOLE
+        .replace("stages: [training]", "stages: [training, admin, cooking]\n  colour: red")
+        .replace("default: 15m, max: 1h", "default: 2h, max: 1h")
+        .replace("train/{dataset}/*", "train/{dataset}*")
+        .replace("scope: s3-train-read\n", "scope: nowhere\n  max_task: 1y\n")
+        .replace("anchors: [cgroup_owned]", "anchors: [hope]");
+    let faults = faults_of(&yaml);
+    for (subject, path) in [
+        ("Scope/s3-train-read", "spec.stages"),
+        ("Scope/s3-train-read", "spec.colour"),
+        ("Scope/s3-train-read", "spec.ttl.default"),
+        ("Scope/s3-train-read", "spec.target.aws.session_policy.Statement[0].Resource"),
+        ("Binding/train-reads", "spec.scope"),
+        ("Binding/train-reads", "spec.max_task"),
+        ("Node/cluster", "spec.anchors"),
+    ] {
+        assert!(faults.contains(&(subject.to_owned(), path.to_owned())), "{path} in {faults:?}");
+    }
+}
+
+#[test]
+fn malformed_envelopes_are_refused() {
+    for yaml in [
+        "kind: [",
+        "just text",
+        "- a list",
+        "kind: Scope",
+        "kind: Pod\nmetadata: {name: a}\nspec: {}",
+        "kind: Scope\nmetadata: {name: A_b}\nspec: {}",
+        "kind: Stage\nmetadata: {name: training}\nspec: {patterns: []}",
+        "a: &a [*a, *a]",
+    ] {
+        assert!(!faults_of(yaml).is_empty(), "{yaml}");
+    }
+    assert!(!faults_of(&" ".repeat(MAX_INPUT + 1)).is_empty());
+    assert!(!faults_of(&format!("{WHOLE}\n---\n{WHOLE}")).is_empty(), "duplicates");
+}
+
+#[test]
+fn one_identity_fills_one_stage() {
+    let yaml = format!(
+        "{WHOLE}\n---\nkind: Stage\nmetadata: {{name: tool}}\nspec: {{patterns: [\"spiffe://example.org/*/x\"]}}\n"
+    );
+    // It would take identities from both `train/**` and `node/*`.
+    let overlap = ("Stage/tool".to_owned(), "spec.patterns".to_owned());
+    assert_eq!(faults_of(&yaml), [overlap.clone(), overlap]);
+}
+
+#[test]
+fn admins_and_nodes_are_given_no_scope() {
+    let yaml = WHOLE.replace(
+        "identities: [\"spiffe://example.org/train/*\"]",
+        "identities: [\"spiffe://example.org/node/*\"]",
+    );
+    assert_eq!(faults_of(&yaml), [("Binding/train-reads".to_owned(), "spec.identities".to_owned())]);
+}

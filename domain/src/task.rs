@@ -1,0 +1,185 @@
+//! A task's life: open until the first signal of its end.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{SessionId, TaskId};
+use crate::scope::Ceiling;
+use crate::spiffe::SpiffeId;
+use crate::stage::Stage;
+use crate::time::Timestamp;
+
+/// What a task's life hangs on, beside its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnchorKind {
+    /// A cgroup that the node agent made and owns.
+    CgroupOwned,
+    /// A process; members descend from it.
+    Process,
+    /// A direct caller's WatchTask stream.
+    Stream,
+}
+
+impl AnchorKind {
+    /// The anchor's name in documents and records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AnchorKind::CgroupOwned => "cgroup_owned",
+            AnchorKind::Process => "process",
+            AnchorKind::Stream => "stream",
+        }
+    }
+}
+
+/// What the node agent observed of an anchor. The broker cannot prove it; it bounds it by the deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Which kind.
+    pub kind: AnchorKind,
+    /// Boot it belongs to; empty for a stream.
+    pub boot_id: String,
+    /// Id of the cgroup; 0 where there is none.
+    pub cgroup_id: u64,
+    /// Inode of the leader's pidfd; 0 where there is none.
+    pub pidfd_inode: u64,
+    /// Start time of the leader in clock ticks since boot; 0 where there is none.
+    pub start_time: u64,
+    /// `pidfd`, `peercred` or `stream`.
+    pub attested_by: String,
+}
+
+/// Why a task is over. The first signal wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// Its caller said so.
+    Explicit,
+    /// Its process or cgroup is gone.
+    AnchorGone,
+    /// The broker's own deadline came.
+    Deadline,
+    /// A task above it ended.
+    ParentEnded,
+    /// An admin ended it.
+    Admin,
+    /// Its node did not speak for too long.
+    NodeSilent,
+    /// Its node no longer knows of it.
+    MissingFromInventory,
+}
+
+impl EndCause {
+    /// Every cause.
+    pub const ALL: [EndCause; 7] = [
+        EndCause::Explicit,
+        EndCause::AnchorGone,
+        EndCause::Deadline,
+        EndCause::ParentEnded,
+        EndCause::Admin,
+        EndCause::NodeSilent,
+        EndCause::MissingFromInventory,
+    ];
+
+    /// The cause's name in records and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EndCause::Explicit => "explicit",
+            EndCause::AnchorGone => "anchor_gone",
+            EndCause::Deadline => "deadline",
+            EndCause::ParentEnded => "parent_ended",
+            EndCause::Admin => "admin",
+            EndCause::NodeSilent => "node_silent",
+            EndCause::MissingFromInventory => "missing_from_inventory",
+        }
+    }
+
+    /// The cause of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+    }
+}
+
+impl fmt::Display for EndCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// It may be asked under, until its deadline.
+    Open {
+        /// When the broker ends it, whatever an agent says.
+        deadline: Timestamp,
+    },
+    /// Over, with all under it.
+    Ended {
+        /// When.
+        at: Timestamp,
+        /// By which signal.
+        cause: EndCause,
+    },
+}
+
+/// What can happen to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskEvent {
+    /// A signal of its end.
+    End(EndCause),
+    /// Time went by.
+    Tick,
+}
+
+impl TaskState {
+    /// Takes the task to its next state. Ending what is over changes nothing: the first signal wins.
+    #[must_use]
+    pub fn on(self, event: TaskEvent, now: Timestamp) -> Self {
+        match (self, event) {
+            (TaskState::Open { .. }, TaskEvent::End(cause)) => TaskState::Ended { at: now, cause },
+            (TaskState::Open { deadline }, TaskEvent::Tick) if now >= deadline => {
+                TaskState::Ended { at: now, cause: EndCause::Deadline }
+            }
+            (TaskState::Open { deadline }, TaskEvent::Tick) => TaskState::Open { deadline },
+            (TaskState::Ended { at, cause }, TaskEvent::End(_) | TaskEvent::Tick) => {
+                TaskState::Ended { at, cause }
+            }
+        }
+    }
+
+    /// Whether credentials may be issued under the task now.
+    pub fn is_open(self, now: Timestamp) -> bool {
+        matches!(self.on(TaskEvent::Tick, now), TaskState::Open { .. })
+    }
+}
+
+/// A task as the broker keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// The root of its tree.
+    pub session: SessionId,
+    /// The task it was opened in, unless it is a root.
+    pub parent: Option<TaskId>,
+    /// Who opened it, proven.
+    pub opened_by: SpiffeId,
+    /// The opener's stage at that moment.
+    pub stage: Stage,
+    /// The agent that opened it and alone speaks for it; none for a direct caller.
+    pub node: Option<SpiffeId>,
+    /// What its life hangs on.
+    pub anchor: Anchor,
+    /// SHA-256 of the key of a direct caller.
+    pub key_hash: Option<[u8; 32]>,
+    /// Everything it and all under it may ask for.
+    pub ceiling: Ceiling,
+    /// What it is for, in its opener's words.
+    pub intent: String,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// Where it stands.
+    pub state: TaskState,
+}
