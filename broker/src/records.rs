@@ -1,0 +1,91 @@
+//! Audit records of what happens to tasks and leases, built in one place so that every store writes the same.
+
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::id::RequestId;
+use dayfly_domain::lease::{Lease, LeaseState, Outcome};
+use dayfly_domain::task::{EndCause, Task};
+use dayfly_domain::time::Timestamp;
+
+/// A lease came to stand where it stands now.
+pub fn lease(lease: &Lease, at: Timestamp, request: Option<RequestId>) -> Record {
+    let event = match &lease.state {
+        LeaseState::Pending { .. } => "lease.pending",
+        LeaseState::Active { .. } => "lease.active",
+        LeaseState::Revoking { .. } => "lease.revoking",
+        LeaseState::Ended { .. } => "lease.ended",
+    };
+    let record = Record::new(Stream::Lease, event, at)
+        .with("lease_id", lease.id)
+        .with("task_id", lease.task)
+        .with("session_id", lease.session)
+        .with("spiffe_id", &lease.spiffe_id)
+        .with("scope", &lease.scope)
+        .with("parameters", &lease.parameters)
+        .with("provider", &lease.provider);
+    let record = match request {
+        Some(request) => record.request(request),
+        None => record,
+    };
+    match &lease.state {
+        LeaseState::Pending { residue_until, .. } => record.with("residue_until", residue_until.to_string()),
+        LeaseState::Active { expires_at, handle } => {
+            let record = record.with("expires_at", expires_at.to_string()).with("handle", handle);
+            match lease.renews {
+                Some(renewed) => record.with("renews", renewed),
+                None => record,
+            }
+        }
+        LeaseState::Revoking { cause, runs_out_at, applied_at, .. } => {
+            let record = record.with("cause", cause);
+            let record = match runs_out_at {
+                Some(at) => record.with("runs_out_at", at.to_string()),
+                None => record,
+            };
+            match applied_at {
+                Some(at) => record.with("applied_at", at.to_string()),
+                None => record,
+            }
+        }
+        LeaseState::Ended { outcome, .. } => {
+            let record = record.with("outcome", outcome.as_str());
+            match outcome {
+                Outcome::Verified { evidence } => record.with("evidence", evidence),
+                Outcome::RanOut | Outcome::NeverIssued => record,
+            }
+        }
+    }
+}
+
+/// A task was opened.
+pub fn task_opened(task: &Task, at: Timestamp, request: RequestId) -> Record {
+    let record = Record::new(Stream::Lease, "task.open", at)
+        .request(request)
+        .with("task_id", task.id)
+        .with("session_id", task.session)
+        .with("spiffe_id", &task.opened_by)
+        .with("stage", task.stage)
+        .with("anchor", &task.anchor)
+        .with("ceiling", &task.ceiling)
+        .with("intent", &task.intent);
+    let record = match &task.node {
+        Some(node) => record.with("node", node),
+        None => record,
+    };
+    match task.parent {
+        Some(parent) => record.with("parent_task_id", parent),
+        None => record,
+    }
+}
+
+/// A task ended.
+pub fn task_ended(task: &Task, cause: EndCause, at: Timestamp, request: Option<RequestId>) -> Record {
+    let record = Record::new(Stream::Lease, "task.ended", at)
+        .with("task_id", task.id)
+        .with("session_id", task.session)
+        .with("spiffe_id", &task.opened_by)
+        .with("cause", cause);
+    match request {
+        Some(request) => record.request(request),
+        None => record,
+    }
+}

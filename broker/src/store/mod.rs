@@ -1,0 +1,356 @@
+//! Where state lives, in the words of the domain. Each verb is one transaction, and the audit records of what it
+//! changes are written in that transaction.
+
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use async_trait::async_trait;
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::document::{Document, DocumentKey, Kind};
+use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, RevokeCause};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::task::{EndCause, Task};
+use dayfly_domain::time::{Timestamp, Ttl};
+use thiserror::Error;
+
+/// Why a verb did not happen. Nothing of it was written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The task, or one above it, is over or unknown.
+    #[error("the task is not open")]
+    TaskNotOpen,
+    /// No such row.
+    #[error("there is no such {0}")]
+    Unknown(&'static str),
+    /// The rules changed since the caller read them.
+    #[error("the rules are at revision {actual}, not {expected}; read them again and apply anew")]
+    StaleRevision {
+        /// What the caller expected.
+        expected: u64,
+        /// What stands.
+        actual: u64,
+    },
+    /// The node has a live stream under another boot.
+    #[error("node {node} is attached under another boot; it must lapse first")]
+    NodeAttachedElsewhere {
+        /// The node.
+        node: SpiffeId,
+    },
+    /// Too many live or in-flight leases.
+    #[error("{what} has {limit} live leases already")]
+    TooManyLeases {
+        /// Which limit.
+        what: String,
+        /// Its value.
+        limit: u32,
+    },
+    /// The event makes no sense in the lease's state.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// The database failed: full disk, lost connection, corrupt row.
+    #[error("the database failed: {what}")]
+    Database {
+        /// What was being done.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A document as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredDocument {
+    /// The document.
+    pub document: Document,
+    /// Revision that last changed it.
+    pub revision: u64,
+    /// When that was.
+    pub applied_at: Timestamp,
+    /// Who applied it.
+    pub applied_by: String,
+}
+
+/// What one apply changes.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The revision the change was made against.
+    pub expected_revision: u64,
+    /// Documents to write.
+    pub puts: Vec<Document>,
+    /// Documents to remove. They stay in the history.
+    pub deletes: Vec<DocumentKey>,
+    /// Who applies.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Which tasks to end. All under them end too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndWhich {
+    /// One task.
+    Task(TaskId),
+    /// A whole tree.
+    Session(SessionId),
+    /// Every task that this identity opened, and every lease it holds in tasks of others.
+    Identity(SpiffeId),
+    /// Every task that this node opened.
+    Node(SpiffeId),
+    /// Every open task of this node that is not in its inventory and was opened before the moment.
+    NodeExcept {
+        /// The node.
+        node: SpiffeId,
+        /// What it still holds.
+        inventory: Vec<TaskId>,
+        /// Tasks opened later are not judged: the inventory may be older than they are.
+        opened_before: Timestamp,
+    },
+    /// Every open task whose deadline has come.
+    Overdue,
+}
+
+/// What an end did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Tasks that were open and are over now, with the node that must be told.
+    pub tasks: Vec<(TaskId, Option<SpiffeId>)>,
+    /// Leases whose revocation was queued.
+    pub leases: Vec<LeaseId>,
+}
+
+/// A lease whose revocation is due, claimed for this process for a while.
+#[derive(Clone, Debug)]
+pub struct DueRevocation {
+    /// The lease.
+    pub lease: Lease,
+    /// Tries so far.
+    pub attempts: u32,
+}
+
+/// What is known of a node agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The agent.
+    pub spiffe_id: SpiffeId,
+    /// Boot of its last stream.
+    pub boot_id: String,
+    /// Given at its last Attach.
+    pub epoch: u64,
+    /// When it last spoke.
+    pub last_seen_at: Timestamp,
+    /// `attached`, `silent` or `lapsed`.
+    pub state: NodeState,
+    /// Open tasks it holds.
+    pub open_tasks: u32,
+}
+
+/// How a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// A stream stands, or stood a moment ago.
+    Attached,
+    /// Its tasks were ended because it did not speak.
+    Lapsed,
+}
+
+/// Which tasks to list; empty means all.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// Only this tree.
+    pub session: Option<SessionId>,
+    /// Only those this identity opened.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Also those that are over.
+    pub include_ended: bool,
+    /// At most this many, newest first.
+    pub limit: u32,
+}
+
+/// Which leases to list; empty means all.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseFilter {
+    /// Only of this task.
+    pub task: Option<TaskId>,
+    /// Only of this tree.
+    pub session: Option<SessionId>,
+    /// Only those this identity holds.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Only of this scope.
+    pub scope: Option<String>,
+    /// Also those that are over.
+    pub include_ended: bool,
+    /// At most this many, newest first.
+    pub limit: u32,
+}
+
+/// A lease with the state of its place in the revocation queue.
+#[derive(Clone, Debug)]
+pub struct LeaseRow {
+    /// The lease.
+    pub lease: Lease,
+    /// Tries of its revocation so far.
+    pub attempts: u32,
+    /// What the last one failed with; empty if none did.
+    pub last_error: String,
+}
+
+/// One audit record as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRow {
+    /// The broker that wrote it.
+    pub writer: String,
+    /// Its chain.
+    pub stream: Stream,
+    /// Its number, counted from 1 without gaps.
+    pub seq: u64,
+    /// Hash of the record before.
+    pub prev_hash: Vec<u8>,
+    /// Hash of this one.
+    pub hash: Vec<u8>,
+    /// When it was written.
+    pub at: Timestamp,
+    /// The bytes that were hashed.
+    pub bytes: Vec<u8>,
+}
+
+/// How many live or in-flight leases may stand beside a new one.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseLimits {
+    /// Of one identity.
+    pub per_identity: u32,
+    /// Of one node; `u32::MAX` for direct callers.
+    pub per_node: u32,
+}
+
+/// A lease to open, with the record of the decision that allows it.
+#[derive(Clone, Debug)]
+pub struct NewLease {
+    /// The lease, pending; or active already where issuing is local.
+    pub lease: Lease,
+    /// The decision's record, written in the same transaction.
+    pub decision: Record,
+    /// The node the caller came through.
+    pub node: Option<SpiffeId>,
+    /// How many may stand beside it.
+    pub limits: LeaseLimits,
+    /// The request that brought it about.
+    pub request: RequestId,
+}
+
+/// The verbs. Three queues of one writer: `kill` and `end` are never starved by `grant`.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Every document, and the revision they stand at.
+    async fn load_documents(&self) -> Result<(u64, Vec<StoredDocument>), StoreError>;
+
+    /// Changes documents in one transaction against a revision. Returns the new revision.
+    async fn apply(&self, change: Change, records: Vec<Record>) -> Result<u64, StoreError>;
+
+    /// Every stored version of one document, oldest first.
+    async fn document_history(&self, kind: Kind, name: &str) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// Writes a task, if every task above it is open (else [`StoreError::TaskNotOpen`]).
+    async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError>;
+
+    /// The tree above a task, root first, the task itself last. Empty if there is no such task.
+    async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError>;
+
+    /// Ends tasks and all under them, and queues the revocation of every lease that is pending or active, in one
+    /// transaction. Ending what is over changes nothing. Audit must not stop it: where a record cannot be written, it
+    /// goes on from its reserve.
+    async fn end(
+        &self,
+        which: EndWhich,
+        cause: EndCause,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Ended, StoreError>;
+
+    /// Writes a lease, only while its task and all above it are open, with the decision's record.
+    async fn open_lease(&self, new: NewLease, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes a lease through an event and returns it as it then stands. [`LeaseEvent::Issue`] on a lease whose task is
+    /// over leads to revoking, never to active.
+    async fn record_lease(
+        &self,
+        lease: LeaseId,
+        event: LeaseEvent,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Lease, StoreError>;
+
+    /// One lease.
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError>;
+
+    /// Asks for the revocation of single leases, whatever becomes of their tasks.
+    async fn queue_revocations(
+        &self,
+        leases: Vec<LeaseId>,
+        cause: RevokeCause,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Vec<LeaseId>, StoreError>;
+
+    /// Claims due revocations of one provider for this process: leases in `revoking` with a handle, not declared to run
+    /// out, whose next try has come and which nobody else holds. Oldest request first.
+    async fn claim_revocations(
+        &self,
+        provider: &str,
+        limit: u32,
+        claim_for: Ttl,
+        now: Timestamp,
+    ) -> Result<Vec<DueRevocation>, StoreError>;
+
+    /// Notes a failed try and when to try again.
+    async fn postpone_revocation(
+        &self,
+        lease: LeaseId,
+        next_at: Timestamp,
+        error: String,
+    ) -> Result<(), StoreError>;
+
+    /// Takes through [`LeaseEvent::Tick`] every lease whose last moment is past, and returns how many ended.
+    async fn sweep_leases(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError>;
+
+    /// Takes through [`LeaseEvent::LoseAnswer`] every lease pending since before the moment: its issuer crashed.
+    async fn sweep_pending(&self, pending_since_before: Timestamp, now: Timestamp)
+    -> Result<u32, StoreError>;
+
+    /// Every lease that is pending, active or revoking under the task and all below it.
+    async fn tasks(&self, filter: TaskFilter) -> Result<Vec<(Task, u32)>, StoreError>;
+
+    /// Leases by filter.
+    async fn leases(&self, filter: LeaseFilter) -> Result<Vec<LeaseRow>, StoreError>;
+
+    /// A node attaches: the epoch grows. Refused while a stream under another boot has spoken since `live_since`.
+    async fn attach_node(
+        &self,
+        node: &SpiffeId,
+        boot_id: &str,
+        now: Timestamp,
+        live_since: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// A node spoke. False if its epoch is not the newest, or it has lapsed.
+    async fn touch_node(&self, node: &SpiffeId, epoch: u64, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Marks every node silent since before the moment as lapsed and returns them.
+    async fn lapse_nodes(
+        &self,
+        silent_since_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<SpiffeId>, StoreError>;
+
+    /// Every node seen.
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
+
+    /// Writes records that go with no change of state: denials, reads, starts.
+    async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError>;
+
+    /// Records of one chain from a number on, in order.
+    async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
+}
