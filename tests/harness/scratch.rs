@@ -1,0 +1,85 @@
+//! A short-lived folder under `/tmp`, with a path short enough for Unix sockets.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// A folder that every user may enter, removed when dropped. `DAYFLY_TEST_KEEP=1` keeps it, for a look at the logs.
+#[derive(Debug)]
+pub struct Scratch {
+    folder: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    /// Makes `/tmp/df-XXXXXX`.
+    ///
+    /// # Errors
+    /// When `/tmp` cannot be written.
+    pub fn new() -> anyhow::Result<Self> {
+        // Not $TMPDIR: a Unix socket's path has at most 107 bytes, sockaddr_un(7).
+        let folder = tempfile::Builder::new()
+            .prefix("df-")
+            .tempdir_in("/tmp")
+            .context("could not make a folder in /tmp")?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))
+            .context("could not open the folder to others")?;
+        Ok(Self { folder: Some(folder) })
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.as_ref().expect("taken only in drop").path()
+    }
+
+    /// A path in it.
+    #[must_use]
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// Makes a folder in it, with this mode.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&self, name: &str, mode: u32) -> anyhow::Result<PathBuf> {
+        let path = self.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("could not make {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        Ok(path)
+    }
+
+    /// Makes a folder in it that belongs to `uid`, closed to all others.
+    ///
+    /// # Errors
+    /// When it cannot be made or given away.
+    pub fn folder_of(&self, name: &str, uid: u32) -> anyhow::Result<PathBuf> {
+        let path = self.folder(name, 0o700)?;
+        chown(&path, Some(uid), Some(uid))
+            .with_context(|| format!("could not give {} to {uid}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Writes a file in it, with this mode.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn file(&self, name: &str, mode: u32, content: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
+        let path = self.join(name);
+        fs::write(&path, content).with_context(|| format!("could not write {}", path.display()))?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if std::env::var_os("DAYFLY_TEST_KEEP").is_some()
+            && let Some(folder) = self.folder.take()
+        {
+            let _kept = folder.keep();
+        }
+    }
+}
