@@ -16,7 +16,7 @@ check_dependencies() {
         fi
     done
 
-    tls=$(grep '^rustls v' <<<"$graph" | cut -d' ' -f1,2 | sort -u)
+    tls=$(awk '$1 == "rustls" { print $1, $2 }' <<<"$graph" | sort -u)
     if [ "$(wc -l <<<"$tls")" -ne 1 ]; then
         say "not one rustls but: ${tls//$'\n'/, }"
         faults=1
