@@ -1,7 +1,7 @@
 //! Where a broker listens, and who it must be.
 
 use std::{
-    fmt::{self, Display, Formatter},
+    fmt::{self, Debug, Display, Formatter},
     path::PathBuf,
     str::FromStr,
 };
@@ -51,7 +51,7 @@ impl Display for Address {
 }
 
 /// A broker: its address and the identities it may have.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BrokerEndpoint {
     address: Address,
     spiffe_ids: Vec<SpiffeId>,
@@ -85,6 +85,15 @@ impl BrokerEndpoint {
     /// The identities it may have; at least one.
     pub fn spiffe_ids(&self) -> &[SpiffeId] {
         &self.spiffe_ids
+    }
+}
+
+impl Debug for BrokerEndpoint {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerEndpoint")
+            .field("address", &format_args!("{}", self.address))
+            .field("spiffe_ids", &self.spiffe_ids.iter().map(SpiffeId::to_string).collect::<Vec<_>>())
+            .finish()
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
     future::Future,
     io,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, PoisonError, RwLock, Weak},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -23,8 +25,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::Service;
 use tracing::debug;
 
 use crate::{
@@ -62,12 +64,14 @@ impl BrokerClient {
     /// # Errors
     /// The identity is not usable, nobody answers, or somebody who is not pinned as the broker.
     pub async fn connect(endpoint: BrokerEndpoint, identity: &Identity) -> Result<Self, ConnectError> {
+        // Before the first handshake: a rotation in the midst of it must not be missed.
+        let updates = identity.updates();
         let dialer = Dialer::new(&endpoint, identity)?;
-        let channel = match transport().connect_with_connector(dialer.connector()).await {
+        let channel = match transport().connect_with_connector(dialer.clone()).await {
             Ok(channel) => channel,
             Err(source) => return Err(ConnectError::dial(endpoint.address(), source)),
         };
-        Ok(Self::over(channel, endpoint, identity, dialer))
+        Ok(Self::over(channel, endpoint, dialer, updates))
     }
 
     /// Connects at the first call, for those who must start while the broker is away.
@@ -78,12 +82,12 @@ impl BrokerClient {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn connect_lazily(endpoint: BrokerEndpoint, identity: &Identity) -> Result<Self, ConnectError> {
+        let updates = identity.updates();
         let dialer = Dialer::new(&endpoint, identity)?;
-        Ok(Self::over(dialer.channel(), endpoint, identity, dialer))
+        Ok(Self::over(dialer.channel(), endpoint, dialer, updates))
     }
 
-    fn over(channel: Channel, endpoint: BrokerEndpoint, identity: &Identity, dialer: Dialer) -> Self {
-        let updates = identity.updates();
+    fn over(channel: Channel, endpoint: BrokerEndpoint, dialer: Dialer, updates: IdentityUpdates) -> Self {
         BrokerClient(Arc::new_cyclic(|broker| Broker {
             endpoint,
             channel: RwLock::new(channel),
@@ -265,23 +269,7 @@ impl Dialer {
     }
 
     fn channel(&self) -> Channel {
-        transport().connect_with_connector_lazy(self.connector())
-    }
-
-    fn connector(
-        &self,
-    ) -> impl tower::Service<
-        tonic::transport::Uri,
-        Response = TokioIo<Box<dyn Io>>,
-        Error = DialError,
-        Future = impl Future<Output = Result<TokioIo<Box<dyn Io>>, DialError>> + Send + use<>,
-    > + Send
-    + use<> {
-        let dialer = self.clone();
-        service_fn(move |_: tonic::transport::Uri| {
-            let dialer = dialer.clone();
-            async move { dialer.dial().await.map(TokioIo::new) }
-        })
+        transport().connect_with_connector_lazy(self.clone())
     }
 
     async fn dial(self) -> Result<Box<dyn Io>, DialError> {
@@ -316,6 +304,21 @@ impl Dialer {
     }
 }
 
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<Box<dyn Io>>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let dialer = self.clone();
+        Box::pin(async move { dialer.dial().await.map(TokioIo::new) })
+    }
+}
+
 trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
 
@@ -331,7 +334,7 @@ async fn renew(broker: Weak<Broker>, dialer: Dialer, mut updates: IdentityUpdate
 async fn local(path: &Path) -> Result<(PathBuf, Channel), ConnectError> {
     let path = unix_path(path.to_owned())?;
     let dialer = Dialer { address: Address::Unix(path.clone()), tls: None };
-    let connected = transport().connect_with_connector(dialer.connector()).await;
+    let connected = transport().connect_with_connector(dialer.clone()).await;
     let channel = connected.map_err(|source| ConnectError::dial(&dialer.address, source))?;
     Ok((path, channel))
 }

@@ -186,7 +186,7 @@ impl Identity {
 impl Debug for Identity {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
-            .field("spiffe_id", &self.0.spiffe_id)
+            .field("spiffe_id", &format_args!("{}", self.0.spiffe_id))
             .field("endpoint", &self.0.endpoint)
             .field("health", &self.health())
             .finish()

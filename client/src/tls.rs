@@ -133,7 +133,7 @@ impl Debug for ServerTls {
 
 impl Debug for ClientTls {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("pinned", &self.pinned).finish()
+        f.debug_struct("ClientTls").field("pinned", &Ids(Arc::clone(&self.pinned))).finish()
     }
 }
 
@@ -189,7 +189,7 @@ pub enum HandshakeError {
 
 /// SPIFFE IDs, shown as a list.
 #[derive(Clone)]
-pub struct Ids(Arc<[SpiffeId]>);
+pub struct Ids(pub(crate) Arc<[SpiffeId]>);
 
 impl Display for Ids {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -202,7 +202,7 @@ impl Display for Ids {
 
 impl Debug for Ids {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        Debug::fmt(&self.0, f)
+        Display::fmt(self, f)
     }
 }
 
