@@ -13,7 +13,7 @@ use crate::pb::delegated as pb;
 use crate::pb::delegated::delegated_identity_server::DelegatedIdentity;
 use crate::pb::types;
 use crate::state::{Shared, Update, Updates, follow, no_identity};
-use crate::workload_api::{could_not_issue, half, must_name_audience, peer_of};
+use crate::workload_api::{must_name_audience, peer_of};
 
 pub(crate) struct DelegatedIdentityApi {
     pub(crate) shared: Arc<Shared>,
@@ -73,12 +73,7 @@ impl DelegatedIdentity for DelegatedIdentityApi {
 
         let mut svids = Vec::new();
         for entry in self.shared.matching(&subject.facts()?) {
-            let ttl = self.shared.jwt_ttl_of(&entry);
-            let issued = self
-                .shared
-                .authority
-                .jwt_svid(&entry.spiffe_id, &asked.audience, ttl)
-                .map_err(could_not_issue)?;
+            let issued = self.shared.jwt_svid_of(&entry, &asked.audience)?;
             svids.push(types::Jwtsvid {
                 token: issued.token().to_owned(),
                 id: Some(to_proto(&entry.spiffe_id)),
@@ -147,11 +142,10 @@ fn facts_from(selectors: &[types::Selector]) -> Result<Facts, Status> {
 /// As SPIRE does, a subject without an identity gets an empty list here, not a refusal: one may come.
 fn x509_svids(shared: &Shared, facts: &Facts) -> Result<Update<pb::SubscribeToX509sviDsResponse>, Status> {
     let mut x509_svids = Vec::new();
-    let mut shortest: Option<Duration> = None;
+    let mut soonest: Option<Duration> = None;
     for entry in shared.matching(facts) {
-        let ttl = shared.x509_ttl_of(&entry);
-        let issued = shared.authority.x509_svid(&entry.spiffe_id, ttl).map_err(could_not_issue)?;
-        shortest = Some(shortest.map_or(ttl, |shortest| shortest.min(ttl)));
+        let (issued, renew_after) = shared.x509_svid_of(&entry)?;
+        soonest = Some(soonest.map_or(renew_after, |soonest| soonest.min(renew_after)));
         x509_svids.push(pb::X509svidWithKey {
             x509_svid: Some(types::X509svid {
                 cert_chain: vec![issued.certificate_der().to_vec()],
@@ -165,7 +159,7 @@ fn x509_svids(shared: &Shared, facts: &Facts) -> Result<Update<pb::SubscribeToX5
     let mut federates_with: Vec<String> = shared.federated_roots().into_keys().collect();
     federates_with.sort();
     let message = pb::SubscribeToX509sviDsResponse { x509_svids, federates_with };
-    Ok(Update { message, renew_after: shortest.map(half) })
+    Ok(Update { message, renew_after: soonest })
 }
 
 fn to_proto(id: &SpiffeId) -> types::Spiffeid {

@@ -35,6 +35,7 @@
 
 mod attest;
 mod authority;
+mod cache;
 mod delegated_identity;
 pub mod dev;
 mod entry;
@@ -43,6 +44,7 @@ mod jwt;
 mod keep;
 mod pb;
 mod server;
+mod socket;
 mod state;
 mod workload_api;
 pub mod wrong;

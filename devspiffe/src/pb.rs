@@ -58,3 +58,25 @@ impl fmt::Debug for delegated::X509svidWithKey {
         f.debug_struct("X509svidWithKey").field("x509_svid", &self.x509_svid).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{delegated, types, workload};
+
+    #[test]
+    fn no_key_or_token_is_shown_by_debug() {
+        let key = vec![251, 252, 253];
+        let token = || "header.claims.signature".to_owned();
+        let x509 = workload::X509svid { x509_svid_key: key.clone(), ..Default::default() };
+        let shown = [
+            format!("{:?}", workload::X509svidResponse { svids: vec![x509], ..Default::default() }),
+            format!("{:?}", workload::Jwtsvid { svid: token(), ..Default::default() }),
+            format!("{:?}", workload::ValidateJwtsvidRequest { svid: token(), ..Default::default() }),
+            format!("{:?}", types::Jwtsvid { token: token(), ..Default::default() }),
+            format!("{:?}", delegated::X509svidWithKey { x509_svid_key: key, ..Default::default() }),
+        ];
+        for shown in shown {
+            assert!(!shown.contains("251, 252") && !shown.contains("signature"), "{shown}");
+        }
+    }
+}

@@ -1,10 +1,7 @@
 //! Serves both APIs on Unix sockets, and lets its owner change what it serves while it runs.
 
 use std::fmt;
-use std::fs::{DirBuilder, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +19,7 @@ use crate::entry::Entry;
 use crate::error::{AuthorityError, EntryError, ServerError};
 use crate::pb::delegated::delegated_identity_server::DelegatedIdentityServer;
 use crate::pb::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use crate::socket::Socket;
 use crate::state::Shared;
 use crate::workload_api::{WorkloadApi, require_security_header};
 
@@ -206,7 +204,7 @@ impl Server {
 
     /// Sends every open X.509-SVID stream new SVIDs, with new keys, without waiting for their half-life.
     pub fn rotate_now(&self) {
-        self.shared.push();
+        self.shared.push_new_svids();
     }
 
     /// Makes new signing keys and pushes new SVIDs and bundles; the old root and JWT key stay in the bundles.
@@ -245,67 +243,10 @@ impl Drop for Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("workload", &self.workload.path).finish_non_exhaustive()
+        f.debug_struct("Server").field("workload", &self.workload.endpoint()).finish_non_exhaustive()
     }
 }
 
 fn check(entries: &[Entry], shared: &Shared) -> Result<(), EntryError> {
     entries.iter().try_for_each(|entry| entry.check(shared.authority.trust_domain()))
-}
-
-/// A bound socket's file, removed when dropped.
-struct Socket {
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl Socket {
-    fn bind(path: PathBuf, mode: u32) -> Result<(UnixListener, Self), ServerError> {
-        let path = std::path::absolute(&path).map_err(could_not("resolve", &path))?;
-        // unix(7): 108 bytes, the last of them NUL.
-        if path.as_os_str().len() > 107 {
-            return Err(ServerError::PathTooLong { path });
-        }
-        if let Some(folder) = path.parent() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(could_not("create", folder))?;
-        }
-        remove_stale(&path)?;
-        let listener = UnixListener::bind(&path).map_err(could_not("bind", &path))?;
-        std::fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(could_not("protect", &path))?;
-        let metadata = std::fs::symlink_metadata(&path).map_err(could_not("look at", &path))?;
-        Ok((listener, Self { inode: (metadata.dev(), metadata.ino()), path }))
-    }
-
-    fn endpoint(&self) -> String {
-        format!("unix://{}", self.path.display())
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // Somebody may have put another socket there.
-        let is_ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
-        if is_ours {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// A socket file that nobody listens on is what a crash left behind.
-fn remove_stale(path: &Path) -> Result<(), ServerError> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(ServerError::InUse { path: path.to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(could_not("remove", path))
-        }
-        // Not there; or not a socket, then `bind` says so.
-        Err(_) => Ok(()),
-    }
-}
-
-fn could_not(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
-    let path = path.to_owned();
-    move |source| ServerError::Socket { attempt, path, source }
 }

@@ -12,7 +12,11 @@ use tonic::Status;
 
 use crate::attest::{Facts, Peer};
 use crate::authority::Authority;
+use crate::cache::SvidCache;
 use crate::entry::Entry;
+use crate::error::AuthorityError;
+use crate::jwt::IssuedJwt;
+use crate::x509::IssuedX509;
 
 /// The state of a running server.
 pub(crate) struct Shared {
@@ -23,6 +27,7 @@ pub(crate) struct Shared {
     entries: RwLock<Vec<Entry>>,
     delegates: RwLock<BTreeSet<SpiffeId>>,
     federated: RwLock<Vec<Authority>>,
+    svids: SvidCache,
     changes: watch::Sender<u64>,
 }
 
@@ -36,6 +41,7 @@ impl Shared {
             entries: RwLock::default(),
             delegates: RwLock::default(),
             federated: RwLock::default(),
+            svids: SvidCache::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -56,9 +62,19 @@ impl Shared {
         self.federated.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes every open stream send anew.
+    /// Makes every open stream look again and send what has changed for its caller.
     pub(crate) fn push(&self) {
+        {
+            let entries = self.entries();
+            self.svids.retain(|id| entries.iter().any(|entry| entry.spiffe_id == *id));
+        }
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Makes every open stream send new SVIDs.
+    pub(crate) fn push_new_svids(&self) {
+        self.svids.retain(|_| false);
+        self.push();
     }
 
     /// The entries of the process that opened the connection; a refusal when there is none.
@@ -88,14 +104,16 @@ impl Shared {
         self.entries().iter().filter(|entry| entry.matches(facts)).cloned().collect()
     }
 
-    /// The life of an entry's X.509-SVIDs.
-    pub(crate) fn x509_ttl_of(&self, entry: &Entry) -> Duration {
-        entry.x509_ttl.unwrap_or(self.x509_ttl)
+    /// An entry's X.509-SVID, and how long until the next.
+    pub(crate) fn x509_svid_of(&self, entry: &Entry) -> Result<(IssuedX509, Duration), Status> {
+        let ttl = entry.x509_ttl.unwrap_or(self.x509_ttl);
+        self.svids.get(&self.authority, &entry.spiffe_id, ttl).map_err(could_not_issue)
     }
 
-    /// The life of an entry's JWT-SVIDs.
-    pub(crate) fn jwt_ttl_of(&self, entry: &Entry) -> Duration {
-        entry.jwt_ttl.unwrap_or(self.jwt_ttl)
+    /// A new JWT-SVID of an entry.
+    pub(crate) fn jwt_svid_of(&self, entry: &Entry, audience: &[String]) -> Result<IssuedJwt, Status> {
+        let ttl = entry.jwt_ttl.unwrap_or(self.jwt_ttl);
+        self.authority.jwt_svid(&entry.spiffe_id, audience, ttl).map_err(could_not_issue)
     }
 
     /// The own roots: DER certificates, one after the other (Workload API §5.2.1).
@@ -134,6 +152,11 @@ impl Shared {
 /// What SPIRE answers a process that no entry matches. Clients look for these words.
 pub(crate) fn no_identity() -> Status {
     Status::permission_denied("no identity issued")
+}
+
+fn could_not_issue(error: AuthorityError) -> Status {
+    tracing::error!(%error, "could not issue an SVID");
+    Status::unavailable("could not issue an SVID")
 }
 
 fn facts_of(peer: &Peer) -> Result<Facts, Status> {

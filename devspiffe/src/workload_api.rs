@@ -25,7 +25,6 @@ pub(crate) struct WorkloadApi {
 }
 
 /// SPIFFE Workload Endpoint §3: without this header a request may come from a confused HTTP client, and is refused.
-#[expect(clippy::result_large_err, reason = "the signature is tonic's")]
 pub(crate) fn require_security_header(request: Request<()>) -> Result<Request<()>, Status> {
     let mut values = request.metadata().get_all("workload.spiffe.io").iter();
     let is_set = values.next().is_some_and(|value| value == "true") && values.next().is_none();
@@ -79,9 +78,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
             if only.as_ref().is_some_and(|only| *only != entry.spiffe_id) {
                 continue;
             }
-            let ttl = self.shared.jwt_ttl_of(&entry);
-            let issued =
-                self.shared.authority.jwt_svid(&entry.spiffe_id, &audience, ttl).map_err(could_not_issue)?;
+            let issued = self.shared.jwt_svid_of(&entry, &audience)?;
             svids.push(pb::Jwtsvid {
                 spiffe_id: entry.spiffe_id.to_string(),
                 svid: issued.token().to_owned(),
@@ -133,16 +130,15 @@ impl SpiffeWorkloadApi for WorkloadApi {
     }
 }
 
-/// New SVIDs for every matching entry, to be renewed when half of the shortest life is over.
+/// The SVIDs of every matching entry, to be sent again when the first of them is renewed.
 fn x509_svids(shared: &Shared, peer: &Peer) -> Result<Update<pb::X509svidResponse>, Status> {
     let entries = shared.entries_of_caller(peer)?;
     let bundle = shared.own_roots();
     let mut svids = Vec::with_capacity(entries.len());
-    let mut shortest = Duration::MAX;
+    let mut soonest = Duration::MAX;
     for entry in entries {
-        let ttl = shared.x509_ttl_of(&entry);
-        let issued = shared.authority.x509_svid(&entry.spiffe_id, ttl).map_err(could_not_issue)?;
-        shortest = shortest.min(ttl);
+        let (issued, renew_after) = shared.x509_svid_of(&entry)?;
+        soonest = soonest.min(renew_after);
         svids.push(pb::X509svid {
             spiffe_id: entry.spiffe_id.to_string(),
             x509_svid: issued.certificate_der().to_vec(),
@@ -153,12 +149,7 @@ fn x509_svids(shared: &Shared, peer: &Peer) -> Result<Update<pb::X509svidRespons
     }
     let federated_bundles = shared.federated_roots();
     let message = pb::X509svidResponse { svids, crl: Vec::new(), federated_bundles };
-    Ok(Update { message, renew_after: Some(half(shortest)) })
-}
-
-/// When to renew. An SVID lives at least a second, whatever was asked for.
-pub(crate) fn half(ttl: Duration) -> Duration {
-    ttl.max(Duration::from_secs(1)) / 2
+    Ok(Update { message, renew_after: Some(soonest) })
 }
 
 pub(crate) fn peer_of<T>(request: &Request<T>) -> Peer {
@@ -170,11 +161,6 @@ pub(crate) fn must_name_audience(audience: &[String]) -> Result<(), Status> {
         return Err(Status::invalid_argument("audience must be specified"));
     }
     Ok(())
-}
-
-pub(crate) fn could_not_issue(error: crate::AuthorityError) -> Status {
-    tracing::error!(%error, "could not issue an SVID");
-    Status::unavailable("could not issue an SVID")
 }
 
 fn bundle_set(shared: &Shared) -> JwtBundleSet {
