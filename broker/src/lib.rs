@@ -2,8 +2,18 @@
 //!
 //! Start reading at [`operations`]; `operations/issue.rs` is what the product does.
 
+pub mod api;
+pub mod caller;
 pub mod clock;
+pub mod denials;
+pub mod fault;
+pub mod janitor;
+pub mod limits;
+pub mod metrics;
+pub mod operations;
 pub mod providers;
+pub mod public;
 pub mod records;
+pub mod revoker;
 pub mod signer;
 pub mod store;

@@ -60,6 +60,12 @@ pub trait Provider: Send + Sync {
         now: Timestamp,
     ) -> Result<Timestamp, IssueError>;
 
+    /// Puts the name of something the target handed out under the credential into its handle, so that it is ended and
+    /// looked up by name. None where the target knows no such thing, or the handle has it already.
+    fn note_target_lease(&self, _handle: &Handle, _target_lease: &str) -> Option<Handle> {
+        None
+    }
+
     /// Takes one credential back. Revoking what is gone is success.
     async fn revoke(&self, lease: &Lease, now: Timestamp) -> Result<Revocation, RevokeError>;
 }

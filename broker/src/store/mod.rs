@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::document::{Document, DocumentKey, Kind};
 use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
-use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, RevokeCause};
+use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{EndCause, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
@@ -282,6 +282,9 @@ pub trait Store: Send + Sync {
         now: Timestamp,
         request: Option<RequestId>,
     ) -> Result<Lease, StoreError>;
+
+    /// Puts what was learnt since into the handle of a lease that is active or revoking; else changes nothing.
+    async fn amend_handle(&self, lease: LeaseId, handle: Handle) -> Result<(), StoreError>;
 
     /// One lease.
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError>;

@@ -1,0 +1,56 @@
+//! Thin gRPC handlers. Only this folder knows protobuf.
+
+pub mod admin;
+pub mod credential;
+pub mod node;
+pub mod status;
+pub mod wire;
+
+use std::sync::Arc;
+
+use dayfly_client::Peer;
+use dayfly_domain::id::RequestId;
+use dayfly_domain::secret::Secret;
+use tonic::{Request as Rpc, Status};
+
+use crate::caller::{CallerError, Callers};
+use crate::operations::{Broker, OperationError, Request};
+
+/// What every handler needs.
+#[derive(Clone)]
+pub struct Api {
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// What proves callers.
+    pub callers: Arc<Callers>,
+}
+
+impl Api {
+    fn new_request_id(&self) -> RequestId {
+        RequestId::new(self.broker.clock.now(), rand::random())
+    }
+
+    /// Proves who asks and names the request.
+    async fn prove(&self, peer: &Peer, subject_token: String, id: RequestId) -> Result<Request, Status> {
+        let now = self.broker.clock.now();
+        let rules = self.broker.rules.load_full();
+        let proven = self.callers.prove(&rules, peer, &Secret::new(subject_token), now).await;
+        match proven {
+            Ok(caller) => Ok(Request { id, caller, at: now }),
+            Err(error) => Err(status::of(OperationError::Caller(error), id)),
+        }
+    }
+}
+
+/// The mTLS peer of a call. Only connections that carry one reach a handler.
+fn peer_of<T>(rpc: &Rpc<T>, id: RequestId) -> Result<Arc<Peer>, Status> {
+    rpc.extensions()
+        .get::<Arc<Peer>>()
+        .cloned()
+        .ok_or_else(|| status::of(OperationError::Bug("a connection without a peer"), id))
+}
+
+/// A caller error as a status, where the peer itself is what is wrong.
+fn caller_status(error: CallerError, id: RequestId) -> Status {
+    status::of(OperationError::Caller(error), id)
+}

@@ -1,0 +1,142 @@
+//! `NodeService`: one stream for each node agent.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+
+use dayfly_client::Peer;
+use dayfly_domain::id::TaskId;
+use dayfly_proto::v1;
+use dayfly_proto::v1::attach_request::Message as FromAgent;
+use dayfly_proto::v1::attach_response::Message as ToAgent;
+use dayfly_proto::v1::node_service_server::NodeService;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request as Rpc, Response, Status, Streaming};
+
+use super::{Api, caller_status, peer_of, status, wire};
+use crate::caller::{check_fresh, spiffe_id};
+use crate::operations::node::{Attached, NodeError};
+use crate::operations::notice::Notice;
+
+/// Most tasks in one inventory.
+const MAX_INVENTORY: usize = 5_000;
+
+#[tonic::async_trait]
+impl NodeService for Api {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::AttachResponse, Status>> + Send>>;
+
+    async fn attach(&self, rpc: Rpc<Streaming<v1::AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+        let id = self.new_request_id();
+        let peer = peer_of(&rpc, id)?;
+        // A new stream needs a fresh identity; an established one goes on taking ends without it.
+        check_fresh(&peer, self.broker.clock.now()).map_err(|error| caller_status(error, id))?;
+        let mut incoming = rpc.into_inner();
+        let hello = match incoming.message().await?.and_then(|first| first.message) {
+            Some(FromAgent::Hello(hello)) if hello.boot_id.len() <= 64 => hello,
+            _ => return Err(status::invalid("HELLO_MISSING", "the first message is `hello`", "update the agent", id)),
+        };
+        let node = spiffe_id(&peer.spiffe_id);
+        let attached = Attached::new(&self.broker, node, &hello.boot_id).await.map_err(|e| status::of_node(e, id))?;
+        let (sender, receiver) = mpsc::channel(64);
+        let welcome = v1::Welcome {
+            epoch: attached.epoch,
+            heartbeat_interval: Some(wire::duration(self.broker.limits.heartbeat_interval)),
+            lapse_after: Some(wire::duration(self.broker.limits.lapse_after)),
+        };
+        let _ = sender.send(Ok(message(ToAgent::Welcome(welcome)))).await;
+        let stream = NodeStream { api: self.clone(), attached, sender, peer: Peer::clone(&peer) };
+        self.broker.tracker.spawn(async move {
+            if let Err(error) = stream.run(incoming).await {
+                tracing::warn!(request_id = %id, error = %error.1, "a node's stream ended");
+                let _ = error.0.send(Err(status::of_node(error.1, id))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+struct NodeStream {
+    api: Api,
+    attached: Attached,
+    sender: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+    peer: Peer,
+}
+
+impl NodeStream {
+    async fn run(
+        mut self,
+        mut incoming: Streaming<v1::AttachRequest>,
+    ) -> Result<(), (mpsc::Sender<Result<v1::AttachResponse, Status>>, NodeError)> {
+        loop {
+            tokio::select! {
+                () = self.sender.closed() => return Ok(()),
+                notice = self.attached.notices.recv() => {
+                    // None: a newer stream of this node took the notices over.
+                    let Some(notice) = notice else { return Ok(()) };
+                    let _ = self.sender.send(Ok(message(told(notice)))).await;
+                }
+                said = incoming.message() => {
+                    let Ok(Some(v1::AttachRequest { message: Some(said) })) = said else { return Ok(()) };
+                    if self.peer_expired_long_ago() {
+                        return Ok(());
+                    }
+                    if let Err(error) = self.hear(said).await {
+                        return Err((self.sender, error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn peer_expired_long_ago(&self) -> bool {
+        let taken_until = self.api.broker.limits.stream_after_expiry;
+        check_fresh(&self.peer, self.api.broker.clock.now() - taken_until).is_err()
+    }
+
+    async fn hear(&mut self, said: FromAgent) -> Result<(), NodeError> {
+        match said {
+            FromAgent::Hello(_) => {}
+            FromAgent::Heartbeat(heartbeat) => {
+                let inventory = heartbeat.task_ids.iter().take(MAX_INVENTORY);
+                let inventory: Vec<TaskId> = inventory.filter_map(|text| text.parse().ok()).collect();
+                let held: HashSet<TaskId> = inventory.iter().copied().collect();
+                self.attached.heartbeat(inventory).await?;
+                // An order may have been lost with an earlier stream.
+                for (task, cause) in self.attached.not_held(&held).await.unwrap_or_default() {
+                    let _ = self.sender.send(Ok(message(told(Notice::TaskOver { task, cause })))).await;
+                }
+            }
+            FromAgent::TaskEnded(ended) => {
+                let Ok(task) = ended.task_id.parse() else { return Ok(()) };
+                self.attached.task_ended(task, &ended.signal).await?;
+                let recorded = v1::EndRecorded { task_id: ended.task_id };
+                let _ = self.sender.send(Ok(message(ToAgent::EndRecorded(recorded)))).await;
+            }
+            FromAgent::LeaseSeen(seen) => {
+                if let (Ok(task), Ok(lease)) = (seen.task_id.parse(), seen.lease_id.parse()) {
+                    self.attached.target_lease_seen(task, lease, &seen.target_lease_id).await?;
+                }
+            }
+            FromAgent::EndAcknowledged(acknowledged) => {
+                tracing::debug!(task_id = acknowledged.task_id, "the agent stopped serving the task");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn told(notice: Notice) -> ToAgent {
+    match notice {
+        Notice::TaskOver { task, cause } => {
+            ToAgent::EndTask(v1::EndTaskOrder { task_id: task.to_string(), cause: cause.to_string() })
+        }
+        Notice::LeaseRevoked { lease } => {
+            ToAgent::LeaseRevoked(v1::LeaseRevokedNotice { task_id: String::new(), lease_id: lease.to_string() })
+        }
+    }
+}
+
+fn message(message: ToAgent) -> v1::AttachResponse {
+    v1::AttachResponse { message: Some(message) }
+}

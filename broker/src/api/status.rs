@@ -1,0 +1,156 @@
+//! Errors as gRPC statuses: the only place that builds one. Outward text says what to do; the chain goes to the log.
+
+use std::time::Duration;
+
+use dayfly_client::Refusal;
+use dayfly_domain::decision::DenyReason;
+use dayfly_domain::id::RequestId;
+use tonic::{Code, Status};
+
+use crate::caller::CallerError;
+use crate::operations::OperationError;
+use crate::operations::node::NodeError;
+use crate::providers::IssueError;
+use crate::store::StoreError;
+
+/// The status of a failed operation.
+pub fn of(error: OperationError, request: RequestId) -> Status {
+    let (code, reason, next, retry_after) = classify(&error);
+    let message = match &error {
+        // What a library said of our own insides is for the log.
+        OperationError::Store(StoreError::Database { .. }) => "the broker's database failed".to_owned(),
+        OperationError::Caller(CallerError::SubjectToken { source }) => dayfly_client::chain(source),
+        other => other.to_string(),
+    };
+    match code {
+        Code::Internal | Code::Unavailable | Code::Aborted => {
+            tracing::error!(request_id = %request, reason, error = dayfly_client::chain(&error), "request failed");
+        }
+        _ => tracing::info!(request_id = %request, reason, error = dayfly_client::chain(&error), "request refused"),
+    }
+    Refusal { code, reason, message, next, request_id: request.to_string(), retry_after }.into()
+}
+
+/// A request that makes no sense.
+pub fn invalid(reason: &'static str, message: impl Into<String>, next: &'static str, request: RequestId) -> Status {
+    of(OperationError::Invalid { reason, message: message.into(), next }, request)
+}
+
+/// Why a node's stream is refused.
+pub fn of_node(error: NodeError, request: RequestId) -> Status {
+    match error {
+        NodeError::NotANode(id) => of(OperationError::Caller(CallerError::NotANode { peer: id }), request),
+        NodeError::Store(error) => of(error.into(), request),
+        NodeError::Superseded(_) => Refusal {
+            code: Code::FailedPrecondition,
+            reason: "STREAM_SUPERSEDED",
+            message: error.to_string(),
+            next: "attach anew".to_owned(),
+            request_id: request.to_string(),
+            retry_after: None,
+        }
+        .into(),
+    }
+}
+
+type Class = (Code, &'static str, String, Option<Duration>);
+
+fn classify(error: &OperationError) -> Class {
+    let plain = |code, reason, next: &str| (code, reason, next.to_owned(), None);
+    match error {
+        OperationError::Caller(error) => classify_caller(error),
+        OperationError::Denied(denial) => {
+            let code = match denial.reason {
+                DenyReason::ParameterInvalid | DenyReason::TtlOverLimit => Code::InvalidArgument,
+                DenyReason::ProofExpired => Code::Unauthenticated,
+                DenyReason::TaskTooOld => Code::FailedPrecondition,
+                _ => Code::PermissionDenied,
+            };
+            plain(code, denial.reason.as_str(), &denial.next)
+        }
+        OperationError::Invalid { reason, next, .. } => plain(Code::InvalidArgument, reason, next),
+        OperationError::LeaseNotYours(_) => {
+            plain(Code::PermissionDenied, "LEASE_NOT_YOURS", "name a live lease of your own in this task")
+        }
+        OperationError::TooMany { .. } => (
+            Code::ResourceExhausted,
+            "TOO_MANY_LEASES",
+            "end tasks you no longer need, then ask again".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+        OperationError::Provider(IssueError::Refuse { .. }) => {
+            plain(Code::FailedPrecondition, "PROVIDER_REFUSED", "show the request id to the platform team")
+        }
+        OperationError::Provider(IssueError::Misconfigured { .. }) => {
+            plain(Code::FailedPrecondition, "PROVIDER_MISCONFIGURED", "show the request id to the platform team")
+        }
+        OperationError::Provider(IssueError::Unreach { .. } | IssueError::Unresolved { .. }) => (
+            Code::Unavailable,
+            "PROVIDER_UNREACHABLE",
+            "nothing was issued; ask again in a moment".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+        OperationError::Unresolved { .. } => {
+            plain(Code::Aborted, "PROVIDER_DID_NOT_ANSWER", "ask anew; what may have been issued is taken back")
+        }
+        OperationError::Store(error) => classify_store(error),
+        OperationError::NotAdmin(_) => {
+            plain(Code::PermissionDenied, "NOT_ADMIN", "use an identity named in [admins] of the broker's configuration")
+        }
+        OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
+        OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
+    }
+}
+
+fn classify_caller(error: &CallerError) -> Class {
+    let (code, reason, next) = match error {
+        CallerError::PeerExpired { .. } => (Code::Unauthenticated, "PEER_EXPIRED", "connect anew with a fresh SVID"),
+        CallerError::NotANode { .. } => {
+            (Code::PermissionDenied, "NOT_A_NODE", "workloads bring no subject token; agents need a Node document")
+        }
+        CallerError::NoSubjectToken { .. } => {
+            (Code::Unauthenticated, "SUBJECT_TOKEN_MISSING", "an agent brings the workload's JWT-SVID")
+        }
+        CallerError::SubjectToken { source: dayfly_client::JwtError::NoKeys { .. } } => {
+            (Code::Unavailable, "NO_BUNDLES", "the broker has no trust bundles now; ask again")
+        }
+        CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => {
+            (Code::Unauthenticated, "SUBJECT_TOKEN_INVALID", "fetch a JWT-SVID whose sole audience is <broker>?via=<agent>")
+        }
+        CallerError::SubjectTokenStale { .. } => {
+            (Code::Unauthenticated, "SUBJECT_TOKEN_STALE", "fetch a fresh JWT-SVID")
+        }
+        CallerError::NotItsWorkload { .. } => {
+            (Code::PermissionDenied, "NODE_MAY_NOT_SPEAK_FOR", "add the workload to the Node document")
+        }
+        CallerError::NoStage { .. } => {
+            (Code::PermissionDenied, "IDENTITY_UNKNOWN", "ask the platform team to add your SPIFFE ID to a Stage document")
+        }
+        CallerError::StageThroughAgent { .. } => {
+            (Code::PermissionDenied, "STAGE_THROUGH_AGENT", "admins and nodes use their own X.509-SVID")
+        }
+    };
+    (code, reason, next.to_owned(), None)
+}
+
+fn classify_store(error: &StoreError) -> Class {
+    let plain = |code, reason, next: &str| (code, reason, next.to_owned(), None);
+    match error {
+        StoreError::TaskNotOpen => plain(Code::PermissionDenied, "TASK_NOT_OPEN", DenyReason::TaskNotOpen.next()),
+        StoreError::Unknown(_) => plain(Code::NotFound, "UNKNOWN", "list what there is"),
+        StoreError::StaleRevision { .. } => plain(Code::Aborted, "STALE_REVISION", "read the documents anew and apply again"),
+        StoreError::NodeAttachedElsewhere { .. } => plain(
+            Code::FailedPrecondition,
+            "NODE_ATTACHED_ELSEWHERE",
+            "give each machine a SPIFFE ID of its own, or wait until the other stream lapses",
+        ),
+        StoreError::TooManyLeases { .. } => plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed"),
+        StoreError::Illegal(_) => plain(Code::FailedPrecondition, "ILLEGAL_TRANSITION", "read the lease's state anew"),
+        StoreError::Database { .. } => (
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            "nothing was granted; ask again, and tell the operator".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+    }
+}

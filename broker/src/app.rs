@@ -1,0 +1,274 @@
+//! The one place where the parts meet: from a configuration to a broker that serves, until it is drained.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use dayfly_client::{Identity, IdentityOptions, Incoming, IncomingLimits, Listener, Pick, ServerTls, Speaks, TrustDomain};
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_proto::v1::admin_service_server::AdminServiceServer;
+use dayfly_proto::v1::credential_service_server::CredentialServiceServer;
+use dayfly_proto::v1::node_service_server::NodeServiceServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+use crate::api::Api;
+use crate::caller::{Bundles, Callers};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::denials::Denials;
+use crate::metrics::Metrics;
+use crate::operations::apply::reload;
+use crate::operations::notice::Notices;
+use crate::operations::stream_anchor::StreamAnchors;
+use crate::operations::Broker;
+use crate::providers::Catalogue;
+use crate::providers::aws::AwsProvider;
+use crate::providers::token::{Reserved, TokenProvider};
+use crate::providers::vault::VaultProvider;
+use crate::public::{Discovery, Introspector};
+use crate::revoker::{self, Wake};
+use crate::signer::{FileSigner, Signer};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::{janitor, listen};
+
+/// Largest answer to an admin.
+const MAX_ADMIN_ANSWER: usize = dayfly_client::MAX_ADMIN_ANSWER_BYTES;
+/// Largest request of an admin: an apply may bring many documents.
+const MAX_ADMIN_REQUEST: usize = dayfly_domain::document::MAX_INPUT + 64 * 1024;
+
+/// A broker whose listeners stand.
+pub struct App {
+    broker: Arc<Broker>,
+    servers: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl App {
+    /// Opens state and keys, learns who the broker is, starts every part.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
+        let signer: Arc<dyn Signer> = Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
+        let stop = CancellationToken::new();
+        let servers = TaskTracker::new();
+        let identity = learn_identity(&config).await?;
+        let own: SpiffeId = identity.spiffe_id().to_string().parse().context("the broker's own SPIFFE ID")?;
+        let faults = config.faults_as(own.trust_domain());
+        if !faults.is_empty() {
+            bail!("{}", faults.join("; "));
+        }
+        let catalogue = build_catalogue(&config, &identity, &own, &signer).await?;
+        let broker = Arc::new(Broker {
+            store,
+            rules: ArcSwap::default(),
+            catalogue,
+            clock: Clock::default(),
+            trust_domains: config.trust_domain_rules(),
+            root_admins: config.admins.root.clone(),
+            wake: Wake::default(),
+            notices: Notices::default(),
+            stream_anchors: StreamAnchors::default(),
+            denials: Denials::new(config.limits.equal_denials_per_minute),
+            metrics: Metrics::default(),
+            tracker: TaskTracker::new(),
+            limits: config.limits.clone(),
+        });
+        let app = Self { broker, servers, stop };
+        app.record_start(&own).await?;
+        reload(&app.broker).await.context("the stored documents")?;
+        revoker::start(&app.broker, &app.servers, &app.stop);
+        app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
+        app.serve_break_glass(&config, &own, &identity).await?;
+        app.serve_public(&config, &signer).await?;
+        app.serve_introspection(&config, &identity, &signer).await?;
+        app.serve_metrics(&config).await?;
+        app.serve_grpc(&config, &own, &identity).await?;
+        tracing::info!(spiffe_id = %own, address = config.listen.grpc, "broker ready");
+        Ok(app)
+    }
+
+    /// Waits until told to stop, then lets calls in flight finish within the drain's time.
+    pub async fn run(self, told: impl Future<Output = ()>) {
+        told.await;
+        tracing::info!("draining");
+        self.stop.cancel();
+        self.servers.close();
+        self.broker.tracker.close();
+        let drained = async {
+            self.servers.wait().await;
+            self.broker.tracker.wait().await;
+        };
+        match tokio::time::timeout(self.broker.limits.drain.as_duration(), drained).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!("calls were still in flight when the drain's time was over"),
+        }
+        let record = Record::new(Stream::Admin, "broker.stop", self.broker.clock.now());
+        if let Err(error) = self.broker.store.write_records(vec![record]).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
+        }
+    }
+
+    async fn record_start(&self, own: &SpiffeId) -> anyhow::Result<()> {
+        let record = Record::new(Stream::Admin, "broker.start", self.broker.clock.now())
+            .with("spiffe_id", own)
+            .with("version", env!("CARGO_PKG_VERSION"));
+        self.broker.store.write_records(vec![record]).await.context("the record of the start")
+    }
+
+    fn api(&self, own: &SpiffeId, identity: &Identity) -> anyhow::Result<Api> {
+        let verifier = Bundles { identity: identity.clone(), accepted: self.accepted()? };
+        let callers = Callers {
+            broker: own.clone(),
+            verifier: Arc::new(verifier),
+            subject_token_age: self.broker.limits.subject_token_age,
+        };
+        Ok(Api { broker: Arc::clone(&self.broker), callers: Arc::new(callers) })
+    }
+
+    fn accepted(&self) -> anyhow::Result<Vec<TrustDomain>> {
+        let names = self.broker.trust_domains.iter().map(|domain| TrustDomain::new(&domain.name));
+        names.collect::<Result<_, _>>().context("a trust domain's name")
+    }
+
+    async fn serve_grpc(&self, config: &Config, own: &SpiffeId, identity: &Identity) -> anyhow::Result<()> {
+        let api = self.api(own, identity)?;
+        let tls = ServerTls::new(identity, &self.accepted()?, Speaks::Http2).context("mTLS")?;
+        let listener: Listener = match config.listen.grpc.strip_prefix("unix:") {
+            Some(path) => listen::unix(Path::new(path), 0o666)?.into(),
+            None => {
+                let bound = TcpListener::bind(&config.listen.grpc).await;
+                bound.with_context(|| format!("could not listen on {}", config.listen.grpc))?.into()
+            }
+        };
+        let incoming = Incoming::new(listener, tls, IncomingLimits::default());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<CredentialServiceServer<Api>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(dayfly_proto::DESCRIPTORS)
+            .build_v1()
+            .context("reflection")?;
+        let most = self.broker.limits.message_bytes;
+        let credentials = CredentialServiceServer::new(api.clone()).max_decoding_message_size(most);
+        let nodes = NodeServiceServer::new(api.clone()).max_decoding_message_size(most);
+        let router = Server::builder()
+            .concurrency_limit_per_connection(usize::try_from(self.broker.limits.calls_per_connection)?)
+            .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
+            .tcp_nodelay(true)
+            .add_service(credentials)
+            .add_service(nodes)
+            .add_service(admin_server(api))
+            .add_service(health_service)
+            .add_service(reflection);
+        let stopped = self.stop.clone().cancelled_owned();
+        self.servers.spawn(async move {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "gRPC stopped");
+            }
+        });
+        Ok(())
+    }
+
+    async fn serve_break_glass(&self, config: &Config, own: &SpiffeId, identity: &Identity) -> anyhow::Result<()> {
+        let Some(path) = &config.listen.break_glass else { return Ok(()) };
+        let listener: UnixListener = listen::unix(path, 0o600)?;
+        let router = Server::builder().add_service(admin_server(self.api(own, identity)?));
+        let stopped = self.stop.clone().cancelled_owned();
+        self.servers.spawn(async move {
+            let served = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await;
+            if let Err(error) = served {
+                tracing::error!(error = &error as &dyn std::error::Error, "the break-glass socket stopped");
+            }
+        });
+        Ok(())
+    }
+
+    async fn serve_public(&self, config: &Config, signer: &Arc<dyn Signer>) -> anyhow::Result<()> {
+        let Some(address) = config.issuer.listen else { return Ok(()) };
+        let introspect = config.introspection.as_ref().and_then(|introspection| introspection.url.clone());
+        let discovery = Discovery::new(config.issuer.url.clone(), Arc::clone(signer), introspect);
+        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let stop = self.stop.clone();
+        self.servers.spawn(async move { discovery.serve(listener, stop).await });
+        Ok(())
+    }
+
+    async fn serve_introspection(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        signer: &Arc<dyn Signer>,
+    ) -> anyhow::Result<()> {
+        let Some(introspection) = &config.introspection else { return Ok(()) };
+        let address = introspection.listen;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let tls = ServerTls::new(identity, &self.accepted()?, Speaks::Http1Or2).context("mTLS")?;
+        let introspector = Introspector::new(Arc::clone(&self.broker), config.issuer.url.clone(), Arc::clone(signer));
+        let stop = self.stop.clone();
+        self.servers.spawn(async move { introspector.serve(listener, tls, stop).await });
+        Ok(())
+    }
+
+    async fn serve_metrics(&self, config: &Config) -> anyhow::Result<()> {
+        let Some(address) = config.listen.metrics else { return Ok(()) };
+        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let broker = Arc::clone(&self.broker);
+        let route = axum::routing::get(move || async move {
+            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], broker.metrics.encode())
+        });
+        let stopped = self.stop.clone().cancelled_owned();
+        let router = axum::Router::new().route("/metrics", route);
+        self.servers.spawn(async move {
+            if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "metrics stopped");
+            }
+        });
+        Ok(())
+    }
+}
+
+fn admin_server(api: Api) -> AdminServiceServer<Api> {
+    AdminServiceServer::new(api)
+        .max_decoding_message_size(MAX_ADMIN_REQUEST)
+        .max_encoding_message_size(MAX_ADMIN_ANSWER)
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<SqliteStore> {
+    SqliteStore::open(&config.state.dir, &config.state.writer).await.context("the state")
+}
+
+async fn learn_identity(config: &Config) -> anyhow::Result<Identity> {
+    let pick = match &config.identity.spiffe_id {
+        Some(id) => Pick::Id(dayfly_client::SpiffeId::new(id.as_str()).context("identity.spiffe_id")?),
+        None => Pick::Sole,
+    };
+    let options = IdentityOptions { pick, ..IdentityOptions::default() };
+    let learnt = Identity::from_workload_api(config.identity.workload_api.as_deref(), options).await;
+    learnt.context("the broker's own identity")
+}
+
+async fn build_catalogue(
+    config: &Config,
+    identity: &Identity,
+    own: &SpiffeId,
+    signer: &Arc<dyn Signer>,
+) -> anyhow::Result<Catalogue> {
+    let federation = config.aws.iter().map(|aws| aws.audience.clone());
+    let reserved = Reserved::new(config.issuer.url.clone(), own.clone(), federation);
+    let token = TokenProvider::new(config.issuer.url.clone(), Arc::clone(signer), reserved, config.dev);
+    let mut catalogue = Catalogue::default().with(Arc::new(token));
+    if let Some(vault) = &config.vault {
+        let provider = VaultProvider::start(vault.clone(), identity.clone()).await.context("vault")?;
+        catalogue = catalogue.with(Arc::new(provider));
+    }
+    if let Some(aws) = &config.aws {
+        let provider = AwsProvider::new(aws.clone(), config.issuer.url.clone(), Arc::clone(signer)).context("aws")?;
+        catalogue = catalogue.with(Arc::new(provider));
+    }
+    Ok(catalogue)
+}

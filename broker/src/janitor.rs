@@ -1,0 +1,68 @@
+//! Ends what time ends: overdue tasks, silent nodes, lost streams, leases whose last moment is past, pending leases that
+//! a crash left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dayfly_domain::task::{AnchorKind, EndCause};
+use dayfly_domain::time::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::operations::Broker;
+use crate::operations::end_task::{end, end_by_signal};
+use crate::store::{EndWhich, StoreError, TaskFilter};
+
+/// How often the world is read anew.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Leases swept in one transaction.
+const CHUNK: u32 = 500;
+
+/// Sweeps until told to stop.
+pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
+    let started = broker.clock.now();
+    if let Err(error) = expect_streams(&broker).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "open tasks could not be read");
+    }
+    loop {
+        if let Err(error) = sweep(&broker, started).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed and is tried again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+async fn sweep(broker: &Broker, started: Timestamp) -> Result<(), StoreError> {
+    let now = broker.clock.now();
+    for task in broker.stream_anchors.lapsed(broker.limits.stream_grace.as_duration()) {
+        end_by_signal(broker, task, EndCause::AnchorGone, None).await;
+    }
+    end(broker, EndWhich::Overdue, EndCause::Deadline, None).await?;
+    // After its own outage the broker first listens for as long as a node may be silent.
+    if now >= started + broker.limits.lapse_after {
+        for node in broker.store.lapse_nodes(now - broker.limits.lapse_after, now).await? {
+            tracing::warn!(%node, "node silent for too long: its tasks end");
+            end(broker, EndWhich::Node(node), EndCause::NodeSilent, None).await?;
+        }
+    }
+    broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
+    while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
+    let counted = broker.denials.flush(now);
+    if !counted.is_empty() {
+        broker.store.write_records(counted).await?;
+    }
+    Ok(())
+}
+
+/// After a restart the streams of direct callers must come again.
+async fn expect_streams(broker: &Broker) -> Result<(), StoreError> {
+    let filter = TaskFilter { limit: u32::MAX, ..TaskFilter::default() };
+    for (task, _) in broker.store.tasks(filter).await? {
+        if task.anchor.kind == AnchorKind::Stream {
+            broker.stream_anchors.expect(task.id);
+        }
+    }
+    Ok(())
+}

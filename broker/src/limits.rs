@@ -1,0 +1,65 @@
+//! Default times and limits of the broker. `docs/operating.md` has the same table; a test holds the two together.
+
+use dayfly_domain::time::Ttl;
+use serde::Deserialize;
+
+/// Section `[limits]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// How often a node agent speaks.
+    pub heartbeat_interval: Ttl,
+    /// Silence of a node for this long ends its tasks.
+    pub lapse_after: Ttl,
+    /// How long a task lasts if its opener does not say.
+    pub default_task: Ttl,
+    /// How long any task may last.
+    pub longest_task: Ttl,
+    /// How long a direct caller's task may last.
+    pub direct_task: Ttl,
+    /// How long a direct caller's task outlives its stream.
+    pub stream_grace: Ttl,
+    /// Oldest subject token that still yields a secret.
+    pub subject_token_age: Ttl,
+    /// How long ends and inventories are taken on a stream whose peer's SVID ran out.
+    pub stream_after_expiry: Ttl,
+    /// A lease pending for this long was left by a crash.
+    pub pending_overdue: Ttl,
+    /// How long one claim of a revocation holds.
+    pub revocation_claim: Ttl,
+    /// Revocations in flight at one target.
+    pub revocations_in_flight: u32,
+    /// Live and in-flight leases of one identity.
+    pub live_leases_per_identity: u32,
+    /// Equal denials of one identity that are recorded one by one each minute.
+    pub equal_denials_per_minute: u32,
+    /// Largest gRPC message, in bytes.
+    pub message_bytes: usize,
+    /// gRPC calls in flight on one connection.
+    pub calls_per_connection: u32,
+    /// How long calls in flight may take to finish when the broker stops.
+    pub drain: Ttl,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Ttl::seconds(5),
+            lapse_after: Ttl::seconds(30),
+            default_task: Ttl::hours(24),
+            longest_task: Ttl::hours(14 * 24),
+            direct_task: Ttl::minutes(15),
+            stream_grace: Ttl::seconds(10),
+            subject_token_age: Ttl::minutes(5),
+            stream_after_expiry: Ttl::hours(24),
+            pending_overdue: Ttl::minutes(1),
+            revocation_claim: Ttl::seconds(30),
+            revocations_in_flight: 32,
+            live_leases_per_identity: 1_000,
+            equal_denials_per_minute: 10,
+            message_bytes: 256 * 1024,
+            calls_per_connection: 256,
+            drain: Ttl::seconds(15),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Figures for the operator, in Prometheus' names.
+
+use dayfly_domain::decision::DenyReason;
+use dayfly_domain::time::Ttl;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByProvider {
+    provider: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    provider: &'static str,
+    outcome: &'static str,
+}
+
+/// Counters and histograms of one broker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    issued: Family<ByProvider, Counter>,
+    denied: Family<ByReason, Counter>,
+    tasks_opened: Counter,
+    tasks_ended: Counter,
+    revocations: Family<ByOutcome, Counter>,
+    revocation_seconds: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("dayfly_broker");
+        let issued = Family::default();
+        let denied = Family::default();
+        let tasks_opened = Counter::default();
+        let tasks_ended = Counter::default();
+        let revocations = Family::default();
+        let bounds = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+        let revocation_seconds = Histogram::new(bounds);
+        registry.register("credentials_issued", "Credentials issued", issued.clone());
+        registry.register("decisions_denied", "Requests denied, by reason", denied.clone());
+        registry.register("tasks_opened", "Tasks opened", tasks_opened.clone());
+        registry.register("tasks_ended", "Tasks ended", tasks_ended.clone());
+        registry.register("revocations", "Tries of revocations, by what came of them", revocations.clone());
+        registry.register(
+            "revocation_seconds",
+            "From the end of a task to the target's word that the credential is gone",
+            revocation_seconds.clone(),
+        );
+        Self { registry, issued, denied, tasks_opened, tasks_ended, revocations, revocation_seconds }
+    }
+}
+
+impl Metrics {
+    /// A credential went out.
+    pub fn issued(&self, provider: &'static str) {
+        self.issued.get_or_create(&ByProvider { provider }).inc();
+    }
+
+    /// A request was denied.
+    pub fn denied(&self, reason: DenyReason) {
+        self.denied.get_or_create(&ByReason { reason: reason.as_str() }).inc();
+    }
+
+    /// A task was opened.
+    pub fn task_opened(&self) {
+        self.tasks_opened.inc();
+    }
+
+    /// Tasks ended.
+    pub fn tasks_ended(&self, count: usize) {
+        self.tasks_ended.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// A try of a revocation: `verified`, `applied`, `runs_out` or `failed`.
+    pub fn revocation(&self, provider: &'static str, outcome: &'static str) {
+        self.revocations.get_or_create(&ByOutcome { provider, outcome }).inc();
+    }
+
+    /// How long a verified revocation took from when it was first asked.
+    pub fn revocation_took(&self, span: Ttl) {
+        self.revocation_seconds.observe(span.as_duration().as_secs_f64());
+    }
+
+    /// The figures in OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("writing to a string");
+        text
+    }
+}

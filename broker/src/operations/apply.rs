@@ -1,0 +1,286 @@
+//! Applies documents: checked whole, all faults at once, one transaction against a revision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::document::{self, Document, DocumentKey, Fault, Kind};
+use dayfly_domain::id::{LeaseId, RequestId};
+use dayfly_domain::lease::RevokeCause;
+use dayfly_domain::rules::Rules;
+use similar::TextDiff;
+
+use super::admin::Admin;
+use super::{Broker, OperationError};
+use crate::store::{Change, LeaseFilter, StoreError};
+
+/// What was asked, checked for form.
+#[derive(Debug)]
+pub struct Apply {
+    /// The documents.
+    pub yaml: String,
+    /// The revision they were written against; none means whatever stands.
+    pub expected_revision: Option<u64>,
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Remove what matches these labels and is not in the input; none means remove nothing.
+    pub prune: Option<BTreeMap<String, String>>,
+    /// What becomes of live leases that no binding carries any more.
+    pub live: Live,
+}
+
+/// What becomes of live leases that no binding carries any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// They are not renewed and run to the end of their task.
+    Drain,
+    /// They are revoked at once.
+    Revoke,
+}
+
+/// What happens to one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// It is new.
+    Create,
+    /// It changes.
+    Update,
+    /// It goes.
+    Delete,
+    /// It stays as it is.
+    Unchanged,
+}
+
+/// One document's change.
+#[derive(Debug)]
+pub struct DocumentChange {
+    /// Which document.
+    pub key: DocumentKey,
+    /// What happens to it.
+    pub verb: Verb,
+    /// A unified diff of its YAML; empty if it is unchanged.
+    pub diff: String,
+}
+
+/// What an apply did, or would do.
+#[derive(Debug)]
+pub struct Applied {
+    /// The revision that stands now.
+    pub revision: u64,
+    /// Each document of the input, and each that goes.
+    pub changes: Vec<DocumentChange>,
+    /// Every fault; when there is one nothing was applied.
+    pub faults: Vec<Fault>,
+    /// Live leases that no binding carries after the change.
+    pub uncovered: Vec<LeaseId>,
+}
+
+/// Reads → checks → compares → writes → swaps the rules.
+pub async fn apply(
+    broker: &Arc<Broker>,
+    admin: &Admin,
+    request: RequestId,
+    asked: Apply,
+) -> Result<Applied, OperationError> {
+    let (revision, stored) = broker.store.load_documents().await?;
+    if let Some(expected) = asked.expected_revision.filter(|expected| *expected != revision) {
+        return Err(StoreError::StaleRevision { expected, actual: revision }.into());
+    }
+    let stored: BTreeMap<DocumentKey, Document> =
+        stored.into_iter().map(|row| (row.document.key.clone(), row.document)).collect();
+    let (input, mut faults) = document::parse(&asked.yaml);
+    let deletes = deletions(&stored, &input, asked.prune.as_ref());
+    let whole = merged(&stored, &input, &deletes);
+    let rules = match document::compile(revision + 1, &broker.trust_domains, &whole) {
+        Ok(rules) => Some(rules),
+        Err(more) => {
+            faults.extend(more);
+            None
+        }
+    };
+    let changes = compare(&stored, &input, &deletes);
+    if let Some(rules) = &rules {
+        check_targets(broker, rules, &changes, &input, &mut faults).await;
+    }
+    let (Some(rules), true) = (rules, faults.is_empty()) else {
+        return Ok(Applied { revision, changes, faults, uncovered: Vec::new() });
+    };
+    let uncovered = uncovered(broker, &rules).await?;
+    let changed = changes.iter().any(|change| change.verb != Verb::Unchanged);
+    if asked.dry_run || !changed {
+        return Ok(Applied { revision, changes, faults, uncovered });
+    }
+    let revision = write(broker, admin, request, revision, &input, deletes, &changes).await?;
+    reload(broker).await?;
+    if asked.live == Live::Revoke && !uncovered.is_empty() {
+        let now = broker.clock.now();
+        broker.store.queue_revocations(uncovered.clone(), RevokeCause::Uncovered, now, Some(request)).await?;
+        broker.wake.all();
+        uncovered.iter().for_each(|lease| broker.notices.lease_revoked(*lease));
+    }
+    Ok(Applied { revision, changes, faults, uncovered })
+}
+
+/// Loads the stored documents and swaps the rules whole.
+pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
+    let (revision, stored) = broker.store.load_documents().await?;
+    let documents: Vec<(u32, Document)> = stored.into_iter().map(|row| (0, row.document)).collect();
+    match document::compile(revision, &broker.trust_domains, &documents) {
+        Ok(rules) => {
+            broker.rules.store(Arc::new(rules));
+            Ok(())
+        }
+        Err(faults) => {
+            // Only a change of the configured trust domains, or of what a version understands, leads here.
+            for fault in &faults {
+                tracing::error!(%fault, "a stored document is no longer valid");
+            }
+            Err(OperationError::Invalid {
+                reason: "STORED_DOCUMENTS_INVALID",
+                message: format!("{} stored documents are no longer valid, the first: {}", faults.len(), faults[0]),
+                next: "compare [[trust_domain]] in the configuration with the stored Stage documents",
+            })
+        }
+    }
+}
+
+async fn write(
+    broker: &Broker,
+    admin: &Admin,
+    request: RequestId,
+    revision: u64,
+    input: &[(u32, Document)],
+    deletes: Vec<DocumentKey>,
+    changes: &[DocumentChange],
+) -> Result<u64, OperationError> {
+    let now = broker.clock.now();
+    let touched = |document: &Document| {
+        changes.iter().any(|change| change.key == document.key && change.verb != Verb::Unchanged)
+    };
+    let puts: Vec<Document> = input.iter().map(|(_, d)| d).filter(|d| touched(d)).cloned().collect();
+    let named: Vec<String> = changes
+        .iter()
+        .filter(|change| change.verb != Verb::Unchanged)
+        .map(|change| format!("{:?} {}", change.verb, change.key).to_lowercase())
+        .collect();
+    let digests: BTreeMap<String, String> = puts.iter().map(|put| (put.key.to_string(), put.digest())).collect();
+    let record = Record::new(Stream::Admin, "admin.apply", now)
+        .request(request)
+        .with("by", admin.name())
+        .with("from_revision", revision)
+        .with("changes", named)
+        .with("digests", digests);
+    let change = Change { expected_revision: revision, puts, deletes, by: admin.name(), at: now };
+    Ok(broker.store.apply(change, vec![record]).await?)
+}
+
+/// What stands after the change; documents of the input carry their number.
+fn merged(
+    stored: &BTreeMap<DocumentKey, Document>,
+    input: &[(u32, Document)],
+    deletes: &[DocumentKey],
+) -> Vec<(u32, Document)> {
+    let kept = stored
+        .values()
+        .filter(|old| !deletes.contains(&old.key) && !input.iter().any(|(_, new)| new.key == old.key))
+        .map(|old| (0, old.clone()));
+    kept.chain(input.iter().cloned()).collect()
+}
+
+fn deletions(
+    stored: &BTreeMap<DocumentKey, Document>,
+    input: &[(u32, Document)],
+    prune: Option<&BTreeMap<String, String>>,
+) -> Vec<DocumentKey> {
+    let Some(selector) = prune else { return Vec::new() };
+    let selected = |document: &&Document| {
+        selector.iter().all(|(name, value)| document.labels.get(name) == Some(value))
+            && !input.iter().any(|(_, new)| new.key == document.key)
+    };
+    stored.values().filter(selected).map(|document| document.key.clone()).collect()
+}
+
+fn compare(
+    stored: &BTreeMap<DocumentKey, Document>,
+    input: &[(u32, Document)],
+    deletes: &[DocumentKey],
+) -> Vec<DocumentChange> {
+    let put = input.iter().map(|(_, new)| {
+        let old = stored.get(&new.key);
+        let verb = match old {
+            None => Verb::Create,
+            Some(old) if old.digest() == new.digest() => Verb::Unchanged,
+            Some(_) => Verb::Update,
+        };
+        let before = old.map(Document::to_yaml).unwrap_or_default();
+        DocumentChange { key: new.key.clone(), verb, diff: diff(&before, &new.to_yaml()) }
+    });
+    let gone = deletes.iter().map(|key| {
+        let before = stored.get(key).map(Document::to_yaml).unwrap_or_default();
+        DocumentChange { key: key.clone(), verb: Verb::Delete, diff: diff(&before, "") }
+    });
+    put.chain(gone).collect()
+}
+
+fn diff(before: &str, after: &str) -> String {
+    if before == after {
+        return String::new();
+    }
+    TextDiff::from_lines(before, after).unified_diff().context_radius(3).to_string()
+}
+
+/// Lets each provider check the scopes that are its own; those that change are also asked of the target itself.
+async fn check_targets(
+    broker: &Broker,
+    rules: &Rules,
+    changes: &[DocumentChange],
+    input: &[(u32, Document)],
+    faults: &mut Vec<Fault>,
+) {
+    for scope in rules.scopes() {
+        let key = DocumentKey { kind: Kind::Scope, name: scope.name.clone() };
+        let number = input.iter().find(|(_, document)| document.key == key).map_or(0, |(number, _)| *number);
+        let fault = |path: String, problem: String| Fault { document: number, subject: key.to_string(), path, problem };
+        let Some(provider) = broker.catalogue.get(&scope.provider) else {
+            let names: Vec<&str> = broker.catalogue.names().collect();
+            let problem = format!("this broker has no provider {:?}; it has {}", scope.provider, names.join(", "));
+            faults.push(fault("spec.target".to_owned(), problem));
+            continue;
+        };
+        let mut found = provider.check_scope(scope);
+        let changes_it = |change: &DocumentChange| {
+            change.key == key && matches!(change.verb, Verb::Create | Verb::Update)
+        };
+        if found.is_empty() && changes.iter().any(changes_it) {
+            found = provider.probe_scope(scope).await;
+        }
+        for target in found {
+            let dot = if target.path.is_empty() || target.path.starts_with('[') { "" } else { "." };
+            let path = format!("spec.target.{}{dot}{}", scope.provider, target.path);
+            faults.push(fault(path, target.problem));
+        }
+    }
+}
+
+/// Live leases that no binding of the new rules carries.
+async fn uncovered(broker: &Broker, rules: &Rules) -> Result<Vec<LeaseId>, OperationError> {
+    let live = broker.store.leases(LeaseFilter { limit: u32::MAX, ..LeaseFilter::default() }).await?;
+    let carried = |lease: &dayfly_domain::lease::Lease| {
+        let scope = rules.scope(&lease.scope);
+        let stage = rules.stage_of(&lease.spiffe_id);
+        scope.zip(stage).is_some_and(|(scope, stage)| {
+            scope.stages.contains(&stage)
+                && dayfly_domain::parameter::check(&scope.parameters, &lease.parameters).is_ok()
+                && rules
+                    .bindings_on(&lease.scope, &lease.spiffe_id)
+                    .any(|binding| binding.may_use && binding.allows(&lease.parameters))
+        })
+    };
+    let open = live.into_iter().map(|row| row.lease).filter(|lease| {
+        matches!(
+            lease.state,
+            dayfly_domain::lease::LeaseState::Pending { .. } | dayfly_domain::lease::LeaseState::Active { .. }
+        )
+    });
+    Ok(open.filter(|lease| !carried(lease)).map(|lease| lease.id).collect())
+}

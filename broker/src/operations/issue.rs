@@ -1,0 +1,280 @@
+//! Issues one credential: decide → open the lease → the provider issues → record → answer.
+//!
+//! The lease's row stands before the target hears of it. Once begun the operation runs to its end though the client
+//! hangs up; an answer that could not be delivered ends its lease.
+
+use std::sync::Arc;
+
+use dayfly_domain::decision::{self, Decision, Grant, Wish};
+use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::schedule;
+use dayfly_domain::scope::{Promise, Revocability};
+use dayfly_domain::secret::Secret;
+use dayfly_domain::task::{AnchorKind, Task};
+use dayfly_domain::time::{Timestamp, Ttl};
+use serde_json::Value;
+
+use super::{Broker, OperationError, Request, decision_record};
+use crate::fault_point;
+use crate::providers::{Credential, IssueError, Issued, Order, Provider};
+use crate::store::{LeaseLimits, NewLease};
+
+/// What was asked, checked for form.
+#[derive(Debug)]
+pub struct IssueCredential {
+    /// The task.
+    pub task: TaskId,
+    /// A direct caller's key.
+    pub key: Option<Secret>,
+    /// Scope, values, time.
+    pub wish: Wish,
+    /// The lease this one takes the place of.
+    pub renews: Option<LeaseId>,
+}
+
+/// A credential with its lease, on the way to the caller.
+#[derive(Debug)]
+pub struct Answer {
+    /// The lease.
+    pub lease: LeaseId,
+    /// When the credential stops working by itself.
+    pub expires_at: Timestamp,
+    /// When to renew.
+    pub refresh_at: Timestamp,
+    /// What can be promised about taking it back.
+    pub promise: Promise,
+    /// The credential; none where a renewal lengthened the one the caller has.
+    pub credential: Option<Credential>,
+}
+
+/// Issues one credential.
+pub async fn issue(broker: &Arc<Broker>, request: Request, asked: IssueCredential) -> Result<Answer, OperationError> {
+    let worker = Arc::clone(broker);
+    let owner = Arc::clone(broker);
+    let undelivered = move |answer: Answer| async move { revoke_undelivered(&owner, answer.lease).await };
+    broker.run_to_end(async move { run(&worker, &request, asked).await }, undelivered).await
+}
+
+/// The story. [`issue`] runs it to its end; renewal runs it as a part of its own.
+pub(super) async fn run(
+    broker: &Arc<Broker>,
+    request: &Request,
+    asked: IssueCredential,
+) -> Result<Answer, OperationError> {
+    let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
+    let grant = decide(broker, request, &lineage, &asked.wish).await?;
+    let task = lineage.last().expect("decide refuses an empty lineage");
+    let provider = broker.catalogue.get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
+    let target = render(&grant)?;
+    let lease = new_lease(broker, request, task, &grant, provider.as_ref(), asked.renews);
+    let order = Order {
+        lease: lease.id,
+        task: task.id,
+        session: task.session,
+        subject: &request.caller.spiffe_id,
+        chain: &grant.chain,
+        scope: &grant.scope,
+        target: &target,
+        ttl: grant.ttl,
+        now: request.at,
+    };
+    let promise = lease.promise;
+    fault_point!("issue.before_open");
+    let (lease, issued) = if provider.is_local() {
+        issue_locally(broker, request, &grant, lease, provider.as_ref(), &order).await?
+    } else {
+        issue_at_target(broker, request, &grant, lease, provider.as_ref(), &order).await?
+    };
+    fault_point!("issue.before_answer");
+    broker.metrics.issued(provider.name());
+    tracing::info!(lease_id = %lease, provider = provider.name(), scope = grant.ask.scope, "credential issued");
+    Ok(Answer {
+        lease,
+        expires_at: issued.expires_at,
+        refresh_at: schedule::refresh_at(lease, request.at, issued.expires_at),
+        promise,
+        credential: Some(issued.credential),
+    })
+}
+
+/// Decides, and records a denial. An allow is recorded with the lease it leads to.
+pub(super) async fn decide(
+    broker: &Broker,
+    request: &Request,
+    lineage: &[Task],
+    wish: &Wish,
+) -> Result<Grant, OperationError> {
+    let rules = broker.rules.load();
+    match decision::decide(&rules, &request.caller, lineage, wish, request.at) {
+        Decision::Allow(grant) => Ok(grant),
+        Decision::Deny(denial) => {
+            broker.record_denial(request, "issue", &wish.ask.scope, &denial).await;
+            Err(OperationError::Denied(denial))
+        }
+    }
+}
+
+/// Issuing touches nothing outside this process: pending and active are one transaction, committed before the answer.
+async fn issue_locally(
+    broker: &Broker,
+    request: &Request,
+    grant: &Grant,
+    mut lease: Lease,
+    provider: &dyn Provider,
+    order: &Order<'_>,
+) -> Result<(LeaseId, Issued), OperationError> {
+    let issued = provider.issue(order).await.map_err(OperationError::Provider)?;
+    lease.state = LeaseState::Active { expires_at: issued.expires_at, handle: issued.handle.clone() };
+    let id = lease.id;
+    open_lease(broker, request, grant, lease).await?;
+    fault_point!("issue.after_commit");
+    Ok((id, issued))
+}
+
+/// The row first, the target second, the record third. Active only if the task is still open.
+async fn issue_at_target(
+    broker: &Broker,
+    request: &Request,
+    grant: &Grant,
+    lease: Lease,
+    provider: &dyn Provider,
+    order: &Order<'_>,
+) -> Result<(LeaseId, Issued), OperationError> {
+    let id = lease.id;
+    let task = lease.task;
+    open_lease(broker, request, grant, lease).await?;
+    fault_point!("issue.after_pending");
+    let answered = provider.issue(order).await;
+    fault_point!("issue.after_target");
+    let record = async |event: LeaseEvent| {
+        broker.store.record_lease(id, event, broker.clock.now(), Some(request.id)).await
+    };
+    match answered {
+        Ok(issued) => {
+            let event = LeaseEvent::Issue { expires_at: issued.expires_at, handle: issued.handle.clone() };
+            let now = record(event).await?;
+            fault_point!("issue.after_commit");
+            if matches!(now.state, LeaseState::Active { .. }) {
+                return Ok((id, issued));
+            }
+            // The task ended while the target was working: the credential is on its way back, and nobody saw it.
+            broker.wake.all();
+            Err(OperationError::task_not_open(task))
+        }
+        Err(error @ (IssueError::Refuse { .. } | IssueError::Unreach { .. })) => {
+            record(LeaseEvent::Refuse).await?;
+            Err(OperationError::Provider(error))
+        }
+        Err(error @ IssueError::Unresolved { .. }) => {
+            record(LeaseEvent::LoseAnswer).await?;
+            Err(OperationError::Unresolved { provider: provider.name(), lease: id, source: error })
+        }
+        Err(IssueError::Misconfigured { provider, what, handle, expires_at }) => {
+            record(LeaseEvent::Issue { expires_at, handle: handle.clone() }).await?;
+            revoke_undelivered(broker, id).await;
+            Err(OperationError::Provider(IssueError::Misconfigured { provider, what, handle, expires_at }))
+        }
+    }
+}
+
+async fn open_lease(
+    broker: &Broker,
+    request: &Request,
+    grant: &Grant,
+    lease: Lease,
+) -> Result<(), OperationError> {
+    let task = lease.task;
+    let node = request.caller.via.node().cloned();
+    let of_node = node.as_ref().and_then(|node| broker.rules.load().node(node).map(|rule| rule.max_live_leases));
+    let decision = decision_record("decision.allow", "issue", request)
+        .with("lease_id", lease.id)
+        .with("task_id", task)
+        .with("session_id", lease.session)
+        .with("scope", &grant.ask.scope)
+        .with("parameters", &grant.ask.parameters)
+        .with("ttl", grant.ttl)
+        .with("binding", &grant.binding)
+        .with("chain", &grant.chain)
+        .with("digests", serde_json::json!({
+            "rules": grant.rules_digest, "scope": grant.scope.digest, "binding": grant.binding_digest,
+        }))
+        .with("revision", grant.revision);
+    let limits = LeaseLimits {
+        per_identity: broker.limits.live_leases_per_identity,
+        per_node: of_node.unwrap_or(u32::MAX),
+    };
+    let new = NewLease { lease, decision, node, limits, request: request.id };
+    match broker.store.open_lease(new, request.at).await {
+        Err(crate::store::StoreError::TaskNotOpen) => Err(OperationError::task_not_open(task)),
+        other => Ok(other?),
+    }
+}
+
+fn new_lease(
+    broker: &Broker,
+    request: &Request,
+    task: &Task,
+    grant: &Grant,
+    provider: &dyn Provider,
+    renews: Option<LeaseId>,
+) -> Lease {
+    Lease {
+        id: broker.new_lease_id(request.at),
+        task: task.id,
+        session: task.session,
+        spiffe_id: request.caller.spiffe_id.clone(),
+        scope: grant.ask.scope.clone(),
+        parameters: grant.ask.parameters.clone(),
+        provider: grant.scope.provider.clone(),
+        promise: promise(broker, task, grant, provider),
+        renews,
+        opened_at: request.at,
+        state: LeaseState::Pending {
+            since: request.at,
+            residue_until: request.at + provider.residue(&grant.scope, grant.ttl),
+        },
+    }
+}
+
+/// The provider's promise, and what it takes to notice that a node fell silent. Never more than the credential's life.
+fn promise(broker: &Broker, task: &Task, grant: &Grant, provider: &dyn Provider) -> Promise {
+    let of_target = provider.promise(&grant.scope);
+    let notice = match task.anchor.kind {
+        AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.lapse_after,
+        AnchorKind::Stream => broker.limits.stream_grace,
+    };
+    let late = Ttl::millis(of_target.worst_case_after_end.as_millis().saturating_add(notice.as_millis()));
+    let worst_case_after_end = match of_target.revocability {
+        Revocability::ExpiryOnly => of_target.worst_case_after_end,
+        Revocability::Exact | Revocability::Deny | Revocability::Proxied => late,
+    };
+    Promise { worst_case_after_end, ..of_target }
+}
+
+fn render(grant: &Grant) -> Result<Value, OperationError> {
+    grant.scope.target.render(&grant.ask.parameters).map_err(|changed| {
+        tracing::error!(scope = grant.ask.scope, path = changed.path, "a template changed its shape when rendered");
+        OperationError::Bug("a template changed its shape when rendered")
+    })
+}
+
+fn no_provider(grant: &Grant) -> OperationError {
+    OperationError::Invalid {
+        reason: "PROVIDER_NOT_CONFIGURED",
+        message: format!("this broker has no provider {:?}", grant.scope.provider),
+        next: "ask the platform team to configure the provider",
+    }
+}
+
+/// Nobody got the credential: it is taken back at once.
+pub(super) async fn revoke_undelivered(broker: &Broker, lease: LeaseId) {
+    let now = broker.clock.now();
+    match broker.store.queue_revocations(vec![lease], RevokeCause::Undelivered, now, None).await {
+        Ok(_) => broker.wake.all(),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(lease_id = %lease, error, "an undelivered credential could not be queued; it ends with its task");
+        }
+    }
+}

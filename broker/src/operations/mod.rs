@@ -1,0 +1,164 @@
+//! What the broker does, one file per story. Handlers call these with a proven [`Caller`]; nothing here knows protobuf.
+
+pub mod admin;
+pub mod apply;
+pub mod end_task;
+pub mod error;
+pub mod issue;
+pub mod node;
+pub mod notice;
+pub mod open_task;
+pub mod renew;
+pub mod revoke;
+pub mod stream_anchor;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::caller::Caller;
+use dayfly_domain::decision::Denial;
+use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::node::TrustDomainRule;
+use dayfly_domain::rules::Rules;
+use dayfly_domain::secret::Secret;
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::task::Task;
+use dayfly_domain::time::Timestamp;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+pub use self::error::OperationError;
+use self::notice::Notices;
+use self::stream_anchor::StreamAnchors;
+use crate::clock::Clock;
+use crate::denials::Denials;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::providers::Catalogue;
+use crate::revoker::Wake;
+use crate::store::Store;
+
+/// Everything operations work with. One per process, shared.
+pub struct Broker {
+    /// Where state lives.
+    pub store: Arc<dyn Store>,
+    /// The rules in force; swapped whole.
+    pub rules: ArcSwap<Rules>,
+    /// What gives credentials.
+    pub catalogue: Catalogue,
+    /// The only reader of time.
+    pub clock: Clock,
+    /// Default times and limits.
+    pub limits: Limits,
+    /// Trust domains by configuration; never from the database.
+    pub trust_domains: Vec<TrustDomainRule>,
+    /// Exact SPIFFE IDs of the root admins, from the configuration.
+    pub root_admins: Vec<SpiffeId>,
+    /// Wakes the revocation queue's workers.
+    pub wake: Wake,
+    /// Tells node agents and watchers what ended.
+    pub notices: Notices,
+    /// Tasks of direct callers, which live as long as their stream.
+    pub stream_anchors: StreamAnchors,
+    /// Counts equal denials, so that a loop cannot fill the audit.
+    pub denials: Denials,
+    /// Figures for the operator.
+    pub metrics: Metrics,
+    /// Operations that run to their end though the client hung up.
+    pub tracker: TaskTracker,
+}
+
+/// Who asks, and under which name the request is found again.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The request's id, in the answer, the log and the record.
+    pub id: RequestId,
+    /// Who asks, proven.
+    pub caller: Caller,
+    /// When it came.
+    pub at: Timestamp,
+}
+
+impl Broker {
+    /// Runs an operation to its end, though the caller hangs up meanwhile. What it yields when nobody waits for it any
+    /// more is handed to `undelivered`.
+    pub async fn run_to_end<T, O, U, F>(&self, operation: O, undelivered: U) -> Result<T, OperationError>
+    where
+        T: Send + 'static,
+        O: Future<Output = Result<T, OperationError>> + Send + 'static,
+        U: FnOnce(T) -> F + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let (answer, waiting) = oneshot::channel();
+        self.tracker.spawn(async move {
+            let result = operation.await;
+            if let Err(Ok(orphan)) = answer.send(result) {
+                undelivered(orphan).await;
+            }
+        });
+        waiting.await.unwrap_or(Err(OperationError::Bug("the operation was dropped")))
+    }
+
+    /// The tree above a task, as it stands now, if the caller may act in the task.
+    ///
+    /// Through an agent the kernel said who stands in the task; a direct caller shows the task's key. Unknown and
+    /// not-yours answer alike.
+    pub async fn lineage(
+        &self,
+        task: TaskId,
+        key: Option<&Secret>,
+        caller: &Caller,
+    ) -> Result<Vec<Task>, OperationError> {
+        let lineage = self.store.lineage(task).await?;
+        let Some(own) = lineage.last() else { return Err(OperationError::task_not_open(task)) };
+        let yours = match (&own.node, caller.via.node()) {
+            (Some(owner), Some(speaker)) => owner == speaker,
+            (None, None) => own.opened_by == caller.spiffe_id && key_fits(own, key),
+            _ => false,
+        };
+        if yours { Ok(lineage) } else { Err(OperationError::task_not_open(task)) }
+    }
+
+    /// Writes the record of a denial, or counts it where equal ones came too often.
+    pub async fn record_denial(&self, request: &Request, what: &str, scope: &str, denial: &Denial) {
+        self.metrics.denied(denial.reason);
+        if !self.denials.admit(&request.caller.spiffe_id, denial.reason, scope, request.at) {
+            return;
+        }
+        let record = decision_record("decision.deny", what, request)
+            .with("scope", scope.chars().take(128).collect::<String>())
+            .with("reason", denial.reason)
+            .with("message", &denial.message)
+            .with("trace", &denial.trace);
+        if let Err(error) = self.store.write_records(vec![record]).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a denial could not be recorded");
+        }
+    }
+
+    /// A new lease id.
+    pub fn new_lease_id(&self, now: Timestamp) -> LeaseId {
+        LeaseId::new(now, rand::random())
+    }
+}
+
+/// The beginning of every decision's record.
+pub fn decision_record(event: &'static str, what: &str, request: &Request) -> Record {
+    let record = Record::new(Stream::Decision, event, request.at)
+        .request(request.id)
+        .with("what", what)
+        .with("spiffe_id", &request.caller.spiffe_id)
+        .with("stage", request.caller.stage)
+        .with("via", request.caller.via.name());
+    match request.caller.via.node() {
+        Some(node) => record.with("node", node),
+        None => record,
+    }
+}
+
+fn key_fits(task: &Task, key: Option<&Secret>) -> bool {
+    let (Some(expected), Some(shown)) = (&task.key_hash, key) else { return false };
+    Sha256::digest(shown.expose()).ct_eq(expected).into()
+}

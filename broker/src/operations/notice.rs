@@ -1,0 +1,77 @@
+//! Tells node agents and watchers what ended. A notice is a courtesy: what is true stands in the store.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::task::EndCause;
+use tokio::sync::{broadcast, mpsc};
+
+/// What an agent is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Stop serving this task.
+    TaskOver {
+        /// The task.
+        task: TaskId,
+        /// Why it is over.
+        cause: EndCause,
+    },
+    /// Drop the credential of this lease, if it is yours.
+    LeaseRevoked {
+        /// The lease.
+        lease: LeaseId,
+    },
+}
+
+/// Who is listening.
+#[derive(Debug)]
+pub struct Notices {
+    nodes: Mutex<HashMap<SpiffeId, mpsc::UnboundedSender<Notice>>>,
+    watchers: broadcast::Sender<(TaskId, EndCause)>,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self { nodes: Mutex::default(), watchers: broadcast::channel(1024).0 }
+    }
+}
+
+impl Notices {
+    /// Notices for one node from now on. A newer stream of the node takes the place of an older one.
+    pub fn for_node(&self, node: SpiffeId) -> mpsc::UnboundedReceiver<Notice> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.lock().insert(node, sender);
+        receiver
+    }
+
+    /// Ends of tasks from now on. A receiver that lags must read the store.
+    pub fn for_watcher(&self) -> broadcast::Receiver<(TaskId, EndCause)> {
+        self.watchers.subscribe()
+    }
+
+    /// A task is over.
+    pub fn task_over(&self, task: TaskId, node: Option<&SpiffeId>, cause: EndCause) {
+        if let Some(node) = node
+            && let Some(sender) = self.lock().get(node)
+        {
+            // A closed stream reads its inventory anew when it comes back.
+            let _ = sender.send(Notice::TaskOver { task, cause });
+        }
+        let _ = self.watchers.send((task, cause));
+    }
+
+    /// One lease was taken back while its task goes on.
+    pub fn lease_revoked(&self, lease: LeaseId) {
+        for sender in self.lock().values() {
+            let _ = sender.send(Notice::LeaseRevoked { lease });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, mpsc::UnboundedSender<Notice>>> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        nodes.retain(|_, sender| !sender.is_closed());
+        nodes
+    }
+}

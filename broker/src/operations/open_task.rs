@@ -1,0 +1,165 @@
+//! Opens a task: who may, under which parent, with which ceiling, until when.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dayfly_domain::caller::Via;
+use dayfly_domain::decision;
+use dayfly_domain::id::{SessionId, TaskId};
+use dayfly_domain::scope::Ceiling;
+use dayfly_domain::secret::Secret;
+use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task, TaskState};
+use dayfly_domain::time::{Timestamp, Ttl};
+use sha2::{Digest, Sha256};
+
+use super::{Broker, OperationError, Request, decision_record};
+
+/// What was asked, checked for form.
+#[derive(Debug)]
+pub struct OpenTask {
+    /// The innermost task the caller stands in: read from the kernel by its agent.
+    pub parent: Option<TaskId>,
+    /// Everything the task and all under it may ask for.
+    pub ceiling: Ceiling,
+    /// How long the task may last.
+    pub max_duration: Option<Ttl>,
+    /// What the agent observed; none from a direct caller.
+    pub anchor: Option<Anchor>,
+    /// Claimed.
+    pub intent: String,
+    /// Claimed.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// The open task.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its id.
+    pub task: TaskId,
+    /// Its session.
+    pub session: SessionId,
+    /// When the broker ends it.
+    pub deadline: Timestamp,
+    /// What a direct caller shows from now on.
+    pub key: Option<Secret>,
+    /// Each scope of the ceiling with its provider.
+    pub providers: Vec<(String, String)>,
+}
+
+/// Decides → writes the task → answers.
+pub async fn open_task(broker: &Arc<Broker>, request: Request, wish: OpenTask) -> Result<Opened, OperationError> {
+    let task_of = Arc::clone(broker);
+    let owner = Arc::clone(broker);
+    let undelivered = move |opened: Opened| async move {
+        super::end_task::end_by_signal(&owner, opened.task, EndCause::AnchorGone, None).await;
+    };
+    broker.run_to_end(async move { open(&task_of, &request, wish).await }, undelivered).await
+}
+
+async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result<Opened, OperationError> {
+    let above = match wish.parent {
+        Some(parent) => broker.lineage(parent, None, &request.caller).await?,
+        None => Vec::new(),
+    };
+    let rules = broker.rules.load();
+    let anchor = check_anchor(&rules, request, wish.anchor)?;
+    if let Err(denial) = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at) {
+        let first = wish.ceiling.lines().first().map_or("", |line| line.scope.as_str());
+        broker.record_denial(request, "open_task", first, &denial).await;
+        return Err(OperationError::Denied(denial));
+    }
+    let id = TaskId::new(request.at, rand::random());
+    let session = above.first().map_or_else(|| SessionId::from(id), |root| root.session);
+    let deadline = deadline(broker, request, &above, wish.max_duration, anchor.kind);
+    let key = matches!(request.caller.via, Via::Direct { .. }).then(new_key);
+    let providers = wish.ceiling.lines().iter().filter_map(|line| {
+        rules.scope(&line.scope).map(|scope| (line.scope.clone(), scope.provider.clone()))
+    });
+    let providers = providers.collect();
+    let decision = decision_record("decision.allow", "open_task", request)
+        .with("task_id", id)
+        .with("session_id", session)
+        .with("deadline", deadline.to_string())
+        .with("revision", rules.revision)
+        .with("rules_digest", &rules.digest)
+        .with("claimed", serde_json::json!({"intent": wish.intent, "labels": wish.labels}));
+    let task = Task {
+        id,
+        session,
+        parent: wish.parent,
+        opened_by: request.caller.spiffe_id.clone(),
+        stage: request.caller.stage,
+        node: request.caller.via.node().cloned(),
+        anchor,
+        key_hash: key.as_ref().map(|key| Sha256::digest(key.expose()).into()),
+        ceiling: wish.ceiling,
+        intent: wish.intent,
+        opened_at: request.at,
+        state: TaskState::Open { deadline },
+    };
+    let streams = task.anchor.kind == AnchorKind::Stream;
+    broker.store.open_task(task, decision, request.id).await?;
+    if streams {
+        broker.stream_anchors.expect(id);
+    }
+    broker.metrics.task_opened();
+    tracing::info!(task_id = %id, session_id = %session, spiffe_id = %request.caller.spiffe_id, "task opened");
+    Ok(Opened { task: id, session, deadline, key, providers })
+}
+
+/// The latest of the broker's own: it alone keeps the deadline.
+fn deadline(broker: &Broker, request: &Request, above: &[Task], asked: Option<Ttl>, anchor: AnchorKind) -> Timestamp {
+    let most = match anchor {
+        AnchorKind::Stream => broker.limits.direct_task,
+        AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.longest_task,
+    };
+    let own = request.at + asked.unwrap_or(broker.limits.default_task).min(most);
+    above.iter().fold(own, |least, task| match task.state {
+        TaskState::Open { deadline } => least.min(deadline),
+        TaskState::Ended { at, .. } => least.min(at),
+    })
+}
+
+fn check_anchor(
+    rules: &dayfly_domain::rules::Rules,
+    request: &Request,
+    observed: Option<Anchor>,
+) -> Result<Anchor, OperationError> {
+    let invalid = |reason, message: String, next| Err(OperationError::Invalid { reason, message, next });
+    match (&request.caller.via, observed) {
+        (Via::Direct { .. }, None) => Ok(Anchor {
+            kind: AnchorKind::Stream,
+            boot_id: String::new(),
+            cgroup_id: 0,
+            pidfd_inode: 0,
+            start_time: 0,
+            attested_by: "stream".to_owned(),
+        }),
+        (Via::Direct { .. }, Some(_)) => invalid(
+            "ANCHOR_NOT_YOURS",
+            "a direct caller's anchor is its own WatchTask stream; it may name no other".to_owned(),
+            "leave `anchor` out, or run under a node agent",
+        ),
+        (Via::Agent { .. }, None) => {
+            invalid("ANCHOR_MISSING", "an agent must say what the task hangs on".to_owned(), "update the node agent")
+        }
+        (Via::Agent { node }, Some(anchor)) => {
+            let rule = rules.node(node).ok_or(OperationError::Bug("the node rule went away"))?;
+            if !rule.anchors.contains(&anchor.kind) {
+                let message = format!("node {} may not name anchor {}", rule.name, anchor.kind.as_str());
+                return invalid("ANCHOR_NOT_ALLOWED", message, "add the anchor to the Node document");
+            }
+            if anchor.attested_by != "pidfd" && !rule.allow_peercred {
+                let message = format!("node {} must know callers by pidfd", rule.name);
+                return invalid("ATTESTED_TOO_WEAKLY", message, "use Linux 6.5 or newer, or set allow_peercred");
+            }
+            Ok(anchor)
+        }
+    }
+}
+
+fn new_key() -> Secret {
+    let bytes: [u8; 32] = rand::random();
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+}

@@ -1,0 +1,122 @@
+//! Renews a lease: a full decision, now. A denial ends the lease; a new secret is a new lease.
+
+use std::sync::Arc;
+
+use dayfly_domain::decision::{Grant, Wish};
+use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::schedule;
+use dayfly_domain::scope::ScopeAsk;
+use dayfly_domain::secret::Secret;
+
+use super::issue::{self, Answer, IssueCredential};
+use super::{Broker, OperationError, Request, decision_record};
+use crate::fault_point;
+use crate::providers::{IssueError, Provider, Renewal};
+
+/// What was asked, checked for form.
+#[derive(Debug)]
+pub struct RenewLease {
+    /// The task.
+    pub task: TaskId,
+    /// A direct caller's key.
+    pub key: Option<Secret>,
+    /// The lease.
+    pub lease: LeaseId,
+}
+
+/// Renews a lease.
+pub async fn renew(broker: &Arc<Broker>, request: Request, asked: RenewLease) -> Result<Answer, OperationError> {
+    let worker = Arc::clone(broker);
+    let owner = Arc::clone(broker);
+    // Only a new secret can be lost on the way; a longer life of what the caller holds is not.
+    let undelivered = move |answer: Answer| async move {
+        if answer.credential.is_some() {
+            issue::revoke_undelivered(&owner, answer.lease).await;
+        }
+    };
+    broker.run_to_end(async move { run(&worker, &request, asked).await }, undelivered).await
+}
+
+async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Result<Answer, OperationError> {
+    let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
+    let lease = own_lease(broker, request, &asked).await?;
+    let wish = Wish {
+        ask: ScopeAsk { scope: lease.scope.clone(), parameters: lease.parameters.clone() },
+        ttl: None,
+    };
+    let grant = match issue::decide(broker, request, &lineage, &wish).await {
+        Ok(grant) => grant,
+        Err(denied) => {
+            take_back(broker, request, lease.id).await?;
+            return Err(denied);
+        }
+    };
+    let provider = broker.catalogue.get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
+    match provider.renewal(&grant.scope) {
+        Renewal::InPlace => extend(broker, request, &lease, &grant, provider.as_ref()).await,
+        Renewal::Reissue => {
+            let anew = IssueCredential { task: asked.task, key: asked.key, wish, renews: Some(lease.id) };
+            let answer = issue::run(broker, request, anew).await?;
+            take_back(broker, request, lease.id).await?;
+            Ok(answer)
+        }
+    }
+}
+
+/// The latest moment it could live is on record before the target is asked.
+async fn extend(
+    broker: &Broker,
+    request: &Request,
+    lease: &Lease,
+    grant: &Grant,
+    provider: &dyn Provider,
+) -> Result<Answer, OperationError> {
+    let latest = broker.clock.now() + grant.ttl;
+    let decision = decision_record("decision.allow", "renew", request)
+        .with("lease_id", lease.id)
+        .with("binding", &grant.binding)
+        .with("revision", grant.revision)
+        .with("rules_digest", &grant.rules_digest);
+    broker.store.write_records(vec![decision]).await?;
+    let stands = broker
+        .store
+        .record_lease(lease.id, LeaseEvent::Extend { expires_at: latest }, request.at, Some(request.id))
+        .await?;
+    if !matches!(stands.state, LeaseState::Active { .. }) {
+        return Err(OperationError::task_not_open(lease.task));
+    }
+    fault_point!("renew.before_target");
+    let extended = provider.extend(&stands, &grant.scope, grant.ttl, request.at).await;
+    fault_point!("renew.after_target");
+    match extended {
+        Ok(expires_at) => Ok(Answer {
+            lease: lease.id,
+            expires_at,
+            refresh_at: schedule::refresh_at(lease.id, request.at, expires_at),
+            promise: lease.promise,
+            credential: None,
+        }),
+        Err(IssueError::Misconfigured { provider, what, handle, expires_at }) => {
+            take_back(broker, request, lease.id).await?;
+            Err(OperationError::Provider(IssueError::Misconfigured { provider, what, handle, expires_at }))
+        }
+        Err(error) => Err(OperationError::Provider(error)),
+    }
+}
+
+/// The caller's own live lease in that task; anything else answers alike.
+async fn own_lease(broker: &Broker, request: &Request, asked: &RenewLease) -> Result<Lease, OperationError> {
+    let row = broker.store.lease(asked.lease).await?;
+    row.map(|row| row.lease)
+        .filter(|lease| lease.task == asked.task && lease.spiffe_id == request.caller.spiffe_id)
+        .filter(|lease| matches!(lease.state, LeaseState::Active { .. }))
+        .ok_or(OperationError::LeaseNotYours(asked.lease))
+}
+
+async fn take_back(broker: &Broker, request: &Request, lease: LeaseId) -> Result<(), OperationError> {
+    let now = broker.clock.now();
+    broker.store.queue_revocations(vec![lease], RevokeCause::Renewal, now, Some(request.id)).await?;
+    broker.wake.all();
+    Ok(())
+}
