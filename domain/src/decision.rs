@@ -383,3 +383,6 @@ fn deadline_of(task: &Task) -> Timestamp {
         crate::task::TaskState::Ended { at, .. } => at,
     }
 }
+
+#[cfg(test)]
+mod tests;

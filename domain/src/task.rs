@@ -183,3 +183,43 @@ pub struct Task {
     /// Where it stands.
     pub state: TaskState,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_millis(1_000);
+    const BEFORE: Timestamp = Timestamp::from_unix_millis(500);
+    const LATER: Timestamp = Timestamp::from_unix_millis(2_000);
+
+    fn shown(state: TaskState) -> String {
+        match state {
+            TaskState::Open { deadline } => format!("open until {}", deadline.unix_millis()),
+            TaskState::Ended { at, cause } => format!("ended at {} by {cause}", at.unix_millis()),
+        }
+    }
+
+    #[test]
+    fn every_state_meets_every_event_as_the_golden_matrix_says() {
+        let states = [
+            TaskState::Open { deadline: LATER },
+            TaskState::Open { deadline: NOW },
+            TaskState::Ended { at: BEFORE, cause: EndCause::Explicit },
+        ];
+        let events = EndCause::ALL.map(TaskEvent::End).into_iter().chain([TaskEvent::Tick]);
+        let mut table = String::from("# now is 1000; state | event | next state\n");
+        for event in events {
+            for state in states {
+                let name = match event {
+                    TaskEvent::End(cause) => format!("end by {cause}"),
+                    TaskEvent::Tick => "tick".to_owned(),
+                };
+                let next = shown(state.on(event, NOW));
+                writeln!(table, "{:<24} | {name:<31} | {next}", shown(state)).expect("writing to a string");
+            }
+        }
+        crate::golden::compare("task_matrix.txt", &table);
+    }
+}
