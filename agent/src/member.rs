@@ -157,7 +157,8 @@ impl Roster {
     /// processes whose innermost task that is hold it.
     ///
     /// To be asked for each request, as a connection may change hands. Processes outside the task to which a member
-    /// gave its socket are not looked for: what a member gives away is its own. Blocks for a millisecond or so.
+    /// gave its socket are not looked for: what a member gives away is its own. Blocks for about a millisecond, longer if
+    /// the task has many thousands of open files.
     pub fn speaker(&self, task: &str, client: SocketAddr, server: SocketAddr) -> Result<Speaker, Refusal> {
         let entry = self.tasks.get(task).ok_or(Refusal::NoSuchTask)?;
         if !client.ip().to_canonical().is_loopback() || !server.ip().to_canonical().is_loopback() {

@@ -17,9 +17,14 @@ fn on_process(leader: Process) -> Anchor {
     Anchor::Process(ProcessAnchor::new(&leader.clone(), leader).unwrap())
 }
 
+/// To be watched from a spawned task.
+fn must_be_send<T: Send>(future: T) -> T {
+    future
+}
+
 async fn ends_quickly(anchor: &Anchor) -> EndCause {
     let begin = Instant::now();
-    let cause = anchor.ended().await;
+    let cause = must_be_send(anchor.ended()).await;
     assert!(begin.elapsed() < RECHECK * 2, "{:?}", begin.elapsed());
     cause
 }
@@ -35,7 +40,7 @@ async fn a_killed_leader_ends_the_task_and_the_orphan_daemon_dies_with_it() {
     shell.kill();
     assert_eq!(ends_quickly(&anchor).await, EndCause::LeaderExited);
     assert!(daemon.is_alive(), "the task is over although its daemon lives");
-    anchor.kill_rest(Spare::Nobody).await.unwrap();
+    must_be_send(anchor.kill_rest(Spare::Nobody)).await.unwrap();
     assert!(!daemon.is_alive());
     drop(shell);
     anchor.remove().unwrap();

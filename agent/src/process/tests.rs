@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::os::unix::net::UnixStream;
+use std::io::Read;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::stat::parse_uptime;
 use super::*;
@@ -55,6 +56,33 @@ fn a_peer_is_known_by_pidfd_and_by_number_alike() {
     let facts = process.facts().unwrap();
     assert_eq!(facts.exe, std::env::current_exe().unwrap());
     assert_eq!(facts.key.uid, nix::unistd::geteuid().as_raw());
+}
+
+#[test]
+fn a_connection_that_outlives_its_connector_speaks_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut shell = Shell::start();
+    // Perl connects and waits; the child that it forks writes through the inherited socket once its parent is dead.
+    shell.send(&format!(
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un(\"{}\")) or die; \
+         $me = $$; if (!fork) {{ syswrite(S, \"born\"); select(undef, undef, undef, 0.01) while getppid == $me; syswrite(S, \"heir\"); exit }} \
+         sleep 60' &",
+        path.display()
+    ));
+    let (mut connection, _) = listener.accept().unwrap();
+    let mut bytes = [0; 4];
+    connection.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"born");
+    let (connector, _) = Process::of_peer(&connection).unwrap();
+    connector.must_be_alive().unwrap();
+    pidfd::kill(&connector).unwrap();
+    connection.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"heir");
+    assert!(matches!(connector.must_be_alive(), Err(ProcessError::Gone)));
+    assert!(matches!(connector.facts(), Err(ProcessError::Gone)));
+    assert!(matches!(Process::of_peer(&connection), Err(ProcessError::Gone)));
 }
 
 #[test]
