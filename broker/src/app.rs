@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use dayfly_client::{Identity, IdentityOptions, Incoming, IncomingLimits, Listener, Pick, ServerTls, Speaks, TrustDomain};
+use dayfly_client::{
+    Identity, IdentityOptions, Incoming, IncomingLimits, Listener, Pick, ServerTls, Speaks, TrustDomain,
+};
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_proto::v1::admin_service_server::AdminServiceServer;
@@ -23,19 +25,19 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::denials::Denials;
 use crate::metrics::Metrics;
+use crate::operations::Broker;
 use crate::operations::apply::reload;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
-use crate::operations::Broker;
 use crate::providers::Catalogue;
-use crate::providers::aws::AwsProvider;
-use crate::providers::token::{Reserved, TokenProvider};
+use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::VaultProvider;
-use crate::public::{Discovery, Introspector};
+use crate::public::introspection;
+use crate::public::{Discovery, Introspector, Ledger};
 use crate::revoker::{self, Wake};
 use crate::signer::{FileSigner, Signer};
 use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::{Options, SqliteStore};
 use crate::{janitor, listen};
 
 /// Largest answer to an admin.
@@ -54,7 +56,8 @@ impl App {
     /// Opens state and keys, learns who the broker is, starts every part.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
-        let signer: Arc<dyn Signer> = Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
+        let signer: Arc<dyn Signer> =
+            Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
         let stop = CancellationToken::new();
         let servers = TaskTracker::new();
         let identity = learn_identity(&config).await?;
@@ -174,13 +177,19 @@ impl App {
         Ok(())
     }
 
-    async fn serve_break_glass(&self, config: &Config, own: &SpiffeId, identity: &Identity) -> anyhow::Result<()> {
+    async fn serve_break_glass(
+        &self,
+        config: &Config,
+        own: &SpiffeId,
+        identity: &Identity,
+    ) -> anyhow::Result<()> {
         let Some(path) = &config.listen.break_glass else { return Ok(()) };
         let listener: UnixListener = listen::unix(path, 0o600)?;
         let router = Server::builder().add_service(admin_server(self.api(own, identity)?));
         let stopped = self.stop.clone().cancelled_owned();
         self.servers.spawn(async move {
-            let served = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await;
+            let served =
+                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await;
             if let Err(error) = served {
                 tracing::error!(error = &error as &dyn std::error::Error, "the break-glass socket stopped");
             }
@@ -192,7 +201,8 @@ impl App {
         let Some(address) = config.issuer.listen else { return Ok(()) };
         let introspect = config.introspection.as_ref().and_then(|introspection| introspection.url.clone());
         let discovery = Discovery::new(config.issuer.url.clone(), Arc::clone(signer), introspect);
-        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
         let stop = self.stop.clone();
         self.servers.spawn(async move { discovery.serve(listener, stop).await });
         Ok(())
@@ -206,20 +216,32 @@ impl App {
     ) -> anyhow::Result<()> {
         let Some(introspection) = &config.introspection else { return Ok(()) };
         let address = introspection.listen;
-        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
-        let tls = ServerTls::new(identity, &self.accepted()?, Speaks::Http1Or2).context("mTLS")?;
-        let introspector = Introspector::new(Arc::clone(&self.broker), config.issuer.url.clone(), Arc::clone(signer));
-        let stop = self.stop.clone();
-        self.servers.spawn(async move { introspector.serve(listener, tls, stop).await });
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let ledger: Arc<dyn Ledger> = Arc::<Broker>::clone(&self.broker);
+        let metrics = self.broker.metrics.introspection.clone();
+        let introspector = Introspector::new(ledger, Arc::clone(signer), config.issuer.url.clone(), metrics);
+        let (identity, accepted, stop) = (identity.clone(), self.accepted()?, self.stop.clone());
+        self.servers.spawn(async move {
+            let served =
+                introspection::serve(Arc::new(introspector), identity, accepted, listener, stop).await;
+            if let Err(error) = served {
+                tracing::error!(error = &error as &dyn std::error::Error, "introspection stopped");
+            }
+        });
         Ok(())
     }
 
     async fn serve_metrics(&self, config: &Config) -> anyhow::Result<()> {
         let Some(address) = config.listen.metrics else { return Ok(()) };
-        let listener = TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
         let broker = Arc::clone(&self.broker);
         let route = axum::routing::get(move || async move {
-            ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], broker.metrics.encode())
+            (
+                [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+                broker.metrics.encode(),
+            )
         });
         let stopped = self.stop.clone().cancelled_owned();
         let router = axum::Router::new().route("/metrics", route);
@@ -239,7 +261,7 @@ fn admin_server(api: Api) -> AdminServiceServer<Api> {
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<SqliteStore> {
-    SqliteStore::open(&config.state.dir, &config.state.writer).await.context("the state")
+    SqliteStore::open(&config.state.dir, &config.state.writer, Options::default()).await.context("the state")
 }
 
 async fn learn_identity(config: &Config) -> anyhow::Result<Identity> {
@@ -258,16 +280,13 @@ async fn build_catalogue(
     own: &SpiffeId,
     signer: &Arc<dyn Signer>,
 ) -> anyhow::Result<Catalogue> {
-    let federation = config.aws.iter().map(|aws| aws.audience.clone());
+    let federation = std::iter::empty();
     let reserved = Reserved::new(config.issuer.url.clone(), own.clone(), federation);
-    let token = TokenProvider::new(config.issuer.url.clone(), Arc::clone(signer), reserved, config.dev);
+    let options = TokenOptions { dev: config.dev, introspection: config.introspection.is_some() };
+    let token = TokenProvider::new(Arc::clone(signer), config.issuer.url.clone(), reserved, options);
     let mut catalogue = Catalogue::default().with(Arc::new(token));
     if let Some(vault) = &config.vault {
         let provider = VaultProvider::start(vault.clone(), identity.clone()).await.context("vault")?;
-        catalogue = catalogue.with(Arc::new(provider));
-    }
-    if let Some(aws) = &config.aws {
-        let provider = AwsProvider::new(aws.clone(), config.issuer.url.clone(), Arc::clone(signer)).context("aws")?;
         catalogue = catalogue.with(Arc::new(provider));
     }
     Ok(catalogue)

@@ -3,12 +3,15 @@
 //! Start reading at [`operations`]; `operations/issue.rs` is what the product does.
 
 pub mod api;
+pub mod app;
 pub mod caller;
 pub mod clock;
+pub mod config;
 pub mod denials;
 pub mod fault;
 pub mod janitor;
 pub mod limits;
+pub mod listen;
 pub mod metrics;
 pub mod operations;
 pub mod providers;

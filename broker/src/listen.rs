@@ -16,12 +16,14 @@ pub fn unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
-            std::fs::remove_file(path).with_context(|| format!("could not remove the old socket {}", path.display()))?;
+            std::fs::remove_file(path)
+                .with_context(|| format!("could not remove the old socket {}", path.display()))?;
         }
         Ok(_) => bail!("{} exists and is not a socket; remove it or choose another path", path.display()),
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("could not listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("could not listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("could not set the mode of {}", path.display()))?;
     Ok(listener)

@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::public::IntrospectionMetrics;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByProvider {
     provider: &'static str,
@@ -34,6 +36,8 @@ pub struct Metrics {
     tasks_ended: Counter,
     revocations: Family<ByOutcome, Counter>,
     revocation_seconds: Histogram,
+    /// Counters of the introspection listener.
+    pub introspection: IntrospectionMetrics,
 }
 
 impl Default for Metrics {
@@ -56,7 +60,18 @@ impl Default for Metrics {
             "From the end of a task to the target's word that the credential is gone",
             revocation_seconds.clone(),
         );
-        Self { registry, issued, denied, tasks_opened, tasks_ended, revocations, revocation_seconds }
+        let introspection = IntrospectionMetrics::default();
+        introspection.register(&mut registry);
+        Self {
+            registry,
+            issued,
+            denied,
+            tasks_opened,
+            tasks_ended,
+            revocations,
+            revocation_seconds,
+            introspection,
+        }
     }
 }
 

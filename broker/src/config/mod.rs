@@ -14,7 +14,6 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::limits::Limits;
-use crate::providers::aws::AwsConfig;
 use crate::providers::vault::VaultConfig;
 use crate::public::{IntrospectionConfig, IssuerConfig};
 
@@ -78,8 +77,6 @@ pub struct Config {
     pub introspection: Option<IntrospectionConfig>,
     /// Vault, if there is one.
     pub vault: Option<VaultConfig>,
-    /// AWS, or a service that speaks its STS.
-    pub aws: Option<AwsConfig>,
     /// Times and limits.
     #[serde(default)]
     pub limits: Limits,
@@ -166,12 +163,19 @@ impl Config {
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let parse = |problem: String| ConfigError::Parse { path: path.to_owned(), problem: problem.trim().to_owned() };
+        let parse = |problem: String| ConfigError::Parse {
+            path: path.to_owned(),
+            problem: problem.trim().to_owned(),
+        };
         let mut table: toml::Table = toml::from_str(text).map_err(|error| parse(error.to_string()))?;
         overlay::apply(&mut table, environment)?;
         let config = Config::deserialize(table).map_err(|error| parse(error.to_string()))?;
         let faults = config.faults();
-        if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults { path: path.to_owned(), faults }) }
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Faults { path: path.to_owned(), faults })
+        }
     }
 
     /// What does not fit together.
@@ -183,7 +187,9 @@ impl Config {
                 faults.push(format!("trust_domain: {name:?} is not a trust domain"));
             }
             if is_dev(name) && !(cfg!(feature = "dev") && self.dev) {
-                faults.push(format!("trust_domain: {name:?} is a development trust domain; only `dayfly dev` may use it"));
+                faults.push(format!(
+                    "trust_domain: {name:?} is a development trust domain; only `dayfly dev` may use it"
+                ));
             }
             for pattern in domain.patterns.iter().filter(|pattern| pattern.trust_domain() != name) {
                 faults.push(format!("trust_domain {name}: pattern {pattern} is of another trust domain"));
@@ -196,7 +202,10 @@ impl Config {
             faults.push("trust_domain: name at least one".to_owned());
         }
         if self.keys.dir.starts_with(&self.state.dir) {
-            faults.push("keys.dir: must not lie within state.dir, or a backup of one takes the other along".to_owned());
+            faults.push(
+                "keys.dir: must not lie within state.dir, or a backup of one takes the other along"
+                    .to_owned(),
+            );
         }
         if self.listen.metrics.is_some_and(|address| !address.ip().is_loopback()) {
             faults.push("listen.metrics: must be a loopback address".to_owned());
@@ -214,11 +223,14 @@ impl Config {
         for domain in self.trust_domain.iter().filter(|domain| domain.name != own_trust_domain) {
             for stage in domain.stages.iter().filter(|stage| matches!(stage, Stage::Admin | Stage::Node)) {
                 let name = &domain.name;
-                faults.push(format!("trust_domain {name}: a federated trust domain never fills stage {stage}"));
+                faults
+                    .push(format!("trust_domain {name}: a federated trust domain never fills stage {stage}"));
             }
         }
         for admin in self.admins.root.iter().filter(|admin| admin.trust_domain() != own_trust_domain) {
-            faults.push(format!("admins.root: {admin} is not of the broker's own trust domain {own_trust_domain}"));
+            faults.push(format!(
+                "admins.root: {admin} is not of the broker's own trust domain {own_trust_domain}"
+            ));
         }
         if !self.trust_domain.iter().any(|domain| domain.name == own_trust_domain) {
             faults.push(format!("trust_domain: the broker's own, {own_trust_domain}, is not among them"));

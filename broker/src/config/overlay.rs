@@ -14,7 +14,8 @@ pub(super) fn apply(
     for (variable, text) in environment {
         let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains("__")) else { continue };
         let keys: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
-        set(table, &keys, value(&text)).map_err(|problem| ConfigError::Overlay { variable: variable.clone(), problem })?;
+        set(table, &keys, value(&text))
+            .map_err(|problem| ConfigError::Overlay { variable: variable.clone(), problem })?;
     }
     Ok(())
 }
@@ -26,10 +27,12 @@ fn set(table: &mut Table, keys: &[String], value: Value) -> Result<(), String> {
             table.insert(last.clone(), value);
             Ok(())
         }
-        [first, rest @ ..] => match table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())) {
-            Value::Table(inner) => set(inner, rest, value),
-            _ => Err(format!("{first} is not a section")),
-        },
+        [first, rest @ ..] => {
+            match table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())) {
+                Value::Table(inner) => set(inner, rest, value),
+                _ => Err(format!("{first} is not a section")),
+            }
+        }
     }
 }
 

@@ -32,7 +32,10 @@ fn read(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
 
 #[test]
 fn the_environment_lies_over_the_file() {
-    let config = read(WHOLE, &[("DAYFLY_LIMITS__LAPSE_AFTER", "10s"), ("DAYFLY_STATE__WRITER", "b2"), ("DAYFLY_BROKER", "x")]);
+    let config = read(
+        WHOLE,
+        &[("DAYFLY_LIMITS__LAPSE_AFTER", "10s"), ("DAYFLY_STATE__WRITER", "b2"), ("DAYFLY_BROKER", "x")],
+    );
     let config = config.expect("valid");
     assert_eq!(config.limits.lapse_after.as_seconds(), 10);
     assert_eq!(config.state.writer, "b2");

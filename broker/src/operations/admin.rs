@@ -74,7 +74,10 @@ pub async fn admit_break_glass(
         .with("verb", format!("{verb:?}").to_lowercase());
     // Taking away is never refused for want of a record.
     if let Err(error) = broker.store.write_records(vec![record]).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "a use of break-glass could not be recorded");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a use of break-glass could not be recorded"
+        );
     }
     Ok(admin)
 }

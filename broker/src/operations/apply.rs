@@ -137,7 +137,11 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
             }
             Err(OperationError::Invalid {
                 reason: "STORED_DOCUMENTS_INVALID",
-                message: format!("{} stored documents are no longer valid, the first: {}", faults.len(), faults[0]),
+                message: format!(
+                    "{} stored documents are no longer valid, the first: {}",
+                    faults.len(),
+                    faults[0]
+                ),
                 next: "compare [[trust_domain]] in the configuration with the stored Stage documents",
             })
         }
@@ -163,7 +167,8 @@ async fn write(
         .filter(|change| change.verb != Verb::Unchanged)
         .map(|change| format!("{:?} {}", change.verb, change.key).to_lowercase())
         .collect();
-    let digests: BTreeMap<String, String> = puts.iter().map(|put| (put.key.to_string(), put.digest())).collect();
+    let digests: BTreeMap<String, String> =
+        puts.iter().map(|put| (put.key.to_string(), put.digest())).collect();
     let record = Record::new(Stream::Admin, "admin.apply", now)
         .request(request)
         .with("by", admin.name())
@@ -240,17 +245,22 @@ async fn check_targets(
     for scope in rules.scopes() {
         let key = DocumentKey { kind: Kind::Scope, name: scope.name.clone() };
         let number = input.iter().find(|(_, document)| document.key == key).map_or(0, |(number, _)| *number);
-        let fault = |path: String, problem: String| Fault { document: number, subject: key.to_string(), path, problem };
+        let fault = |path: String, problem: String| Fault {
+            document: number,
+            subject: key.to_string(),
+            path,
+            problem,
+        };
         let Some(provider) = broker.catalogue.get(&scope.provider) else {
             let names: Vec<&str> = broker.catalogue.names().collect();
-            let problem = format!("this broker has no provider {:?}; it has {}", scope.provider, names.join(", "));
+            let problem =
+                format!("this broker has no provider {:?}; it has {}", scope.provider, names.join(", "));
             faults.push(fault("spec.target".to_owned(), problem));
             continue;
         };
         let mut found = provider.check_scope(scope);
-        let changes_it = |change: &DocumentChange| {
-            change.key == key && matches!(change.verb, Verb::Create | Verb::Update)
-        };
+        let changes_it =
+            |change: &DocumentChange| change.key == key && matches!(change.verb, Verb::Create | Verb::Update);
         if found.is_empty() && changes.iter().any(changes_it) {
             found = provider.probe_scope(scope).await;
         }
@@ -279,7 +289,8 @@ async fn uncovered(broker: &Broker, rules: &Rules) -> Result<Vec<LeaseId>, Opera
     let open = live.into_iter().map(|row| row.lease).filter(|lease| {
         matches!(
             lease.state,
-            dayfly_domain::lease::LeaseState::Pending { .. } | dayfly_domain::lease::LeaseState::Active { .. }
+            dayfly_domain::lease::LeaseState::Pending { .. }
+                | dayfly_domain::lease::LeaseState::Active { .. }
         )
     });
     Ok(open.filter(|lease| !carried(lease)).map(|lease| lease.id).collect())

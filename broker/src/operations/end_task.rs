@@ -20,7 +20,11 @@ pub struct EndTask {
 }
 
 /// Ends a task because its caller says so. A second call changes nothing.
-pub async fn end_task(broker: &Arc<Broker>, request: Request, asked: EndTask) -> Result<Ended, OperationError> {
+pub async fn end_task(
+    broker: &Arc<Broker>,
+    request: Request,
+    asked: EndTask,
+) -> Result<Ended, OperationError> {
     broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
     let which = EndWhich::Task(asked.task);
     Ok(end(broker, which, EndCause::Explicit, Some(request.id)).await?)

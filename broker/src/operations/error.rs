@@ -42,7 +42,9 @@ pub enum OperationError {
     #[error(transparent)]
     Provider(IssueError),
     /// The target did not answer; what may exist is being hunted down.
-    #[error("{provider} did not answer in time; if it issued a credential, nobody holds it and it is taken back")]
+    #[error(
+        "{provider} did not answer in time; if it issued a credential, nobody holds it and it is taken back"
+    )]
     Unresolved {
         /// The provider.
         provider: &'static str,

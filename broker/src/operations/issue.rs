@@ -49,7 +49,11 @@ pub struct Answer {
 }
 
 /// Issues one credential.
-pub async fn issue(broker: &Arc<Broker>, request: Request, asked: IssueCredential) -> Result<Answer, OperationError> {
+pub async fn issue(
+    broker: &Arc<Broker>,
+    request: Request,
+    asked: IssueCredential,
+) -> Result<Answer, OperationError> {
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     let undelivered = move |answer: Answer| async move { revoke_undelivered(&owner, answer.lease).await };
@@ -186,7 +190,8 @@ async fn open_lease(
 ) -> Result<(), OperationError> {
     let task = lease.task;
     let node = request.caller.via.node().cloned();
-    let of_node = node.as_ref().and_then(|node| broker.rules.load().node(node).map(|rule| rule.max_live_leases));
+    let of_node =
+        node.as_ref().and_then(|node| broker.rules.load().node(node).map(|rule| rule.max_live_leases));
     let decision = decision_record("decision.allow", "issue", request)
         .with("lease_id", lease.id)
         .with("task_id", task)
@@ -196,9 +201,12 @@ async fn open_lease(
         .with("ttl", grant.ttl)
         .with("binding", &grant.binding)
         .with("chain", &grant.chain)
-        .with("digests", serde_json::json!({
-            "rules": grant.rules_digest, "scope": grant.scope.digest, "binding": grant.binding_digest,
-        }))
+        .with(
+            "digests",
+            serde_json::json!({
+                "rules": grant.rules_digest, "scope": grant.scope.digest, "binding": grant.binding_digest,
+            }),
+        )
         .with("revision", grant.revision);
     let limits = LeaseLimits {
         per_identity: broker.limits.live_leases_per_identity,
@@ -254,7 +262,11 @@ fn promise(broker: &Broker, task: &Task, grant: &Grant, provider: &dyn Provider)
 
 fn render(grant: &Grant) -> Result<Value, OperationError> {
     grant.scope.target.render(&grant.ask.parameters).map_err(|changed| {
-        tracing::error!(scope = grant.ask.scope, path = changed.path, "a template changed its shape when rendered");
+        tracing::error!(
+            scope = grant.ask.scope,
+            path = changed.path,
+            "a template changed its shape when rendered"
+        );
         OperationError::Bug("a template changed its shape when rendered")
     })
 }

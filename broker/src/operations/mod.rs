@@ -15,12 +15,14 @@ pub mod stream_anchor;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::caller::Caller;
 use dayfly_domain::decision::Denial;
 use dayfly_domain::id::{LeaseId, RequestId, TaskId};
 use dayfly_domain::node::TrustDomainRule;
 use dayfly_domain::rules::Rules;
+use dayfly_domain::scope::Scope;
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::Task;
@@ -38,8 +40,9 @@ use crate::denials::Denials;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::providers::Catalogue;
+use crate::public::Ledger;
 use crate::revoker::Wake;
-use crate::store::Store;
+use crate::store::{LeaseRow, Store, StoreError};
 
 /// Everything operations work with. One per process, shared.
 pub struct Broker {
@@ -141,6 +144,21 @@ impl Broker {
     /// A new lease id.
     pub fn new_lease_id(&self, now: Timestamp) -> LeaseId {
         LeaseId::new(now, rand::random())
+    }
+}
+
+#[async_trait]
+impl Ledger for Broker {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn scope(&self, name: &str) -> Option<Arc<Scope>> {
+        self.rules.load().scope(name).cloned()
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
+        self.store.lease(id).await
     }
 }
 

@@ -94,24 +94,34 @@ impl Attached {
     }
 
     /// The target handed out something of its own under a lease of this node: its name goes into the lease's handle.
-    pub async fn target_lease_seen(&self, task: TaskId, lease: LeaseId, target_lease: &str) -> Result<(), NodeError> {
+    pub async fn target_lease_seen(
+        &self,
+        task: TaskId,
+        lease: LeaseId,
+        target_lease: &str,
+    ) -> Result<(), NodeError> {
         let lineage = self.broker.store.lineage(task).await?;
         let own = lineage.last().is_some_and(|task| task.node.as_ref() == Some(&self.node));
         let row = self.broker.store.lease(lease).await?.filter(|row| own && row.lease.task == task);
         let Some(row) = row else { return Ok(()) };
-        let (LeaseState::Active { handle, .. } | LeaseState::Revoking { handle: Some(handle), .. }) = &row.lease.state
+        let (LeaseState::Active { handle, .. } | LeaseState::Revoking { handle: Some(handle), .. }) =
+            &row.lease.state
         else {
             return Ok(());
         };
         let provider = self.broker.catalogue.get(&row.lease.provider);
-        if let Some(amended) = provider.and_then(|provider| provider.note_target_lease(handle, target_lease)) {
+        if let Some(amended) = provider.and_then(|provider| provider.note_target_lease(handle, target_lease))
+        {
             self.broker.store.amend_handle(lease, amended).await?;
         }
         Ok(())
     }
 
     /// The open tasks of this node that the agent does not know to be over.
-    pub async fn not_held(&self, inventory: &HashSet<TaskId>) -> Result<Vec<(TaskId, EndCause)>, OperationError> {
+    pub async fn not_held(
+        &self,
+        inventory: &HashSet<TaskId>,
+    ) -> Result<Vec<(TaskId, EndCause)>, OperationError> {
         let mut over = Vec::new();
         for task in inventory {
             let lineage = self.broker.store.lineage(*task).await?;

@@ -48,7 +48,11 @@ pub struct Opened {
 }
 
 /// Decides → writes the task → answers.
-pub async fn open_task(broker: &Arc<Broker>, request: Request, wish: OpenTask) -> Result<Opened, OperationError> {
+pub async fn open_task(
+    broker: &Arc<Broker>,
+    request: Request,
+    wish: OpenTask,
+) -> Result<Opened, OperationError> {
     let task_of = Arc::clone(broker);
     let owner = Arc::clone(broker);
     let undelivered = move |opened: Opened| async move {
@@ -109,7 +113,13 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
 }
 
 /// The latest of the broker's own: it alone keeps the deadline.
-fn deadline(broker: &Broker, request: &Request, above: &[Task], asked: Option<Ttl>, anchor: AnchorKind) -> Timestamp {
+fn deadline(
+    broker: &Broker,
+    request: &Request,
+    above: &[Task],
+    asked: Option<Ttl>,
+    anchor: AnchorKind,
+) -> Timestamp {
     let most = match anchor {
         AnchorKind::Stream => broker.limits.direct_task,
         AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.longest_task,
@@ -141,9 +151,11 @@ fn check_anchor(
             "a direct caller's anchor is its own WatchTask stream; it may name no other".to_owned(),
             "leave `anchor` out, or run under a node agent",
         ),
-        (Via::Agent { .. }, None) => {
-            invalid("ANCHOR_MISSING", "an agent must say what the task hangs on".to_owned(), "update the node agent")
-        }
+        (Via::Agent { .. }, None) => invalid(
+            "ANCHOR_MISSING",
+            "an agent must say what the task hangs on".to_owned(),
+            "update the node agent",
+        ),
         (Via::Agent { node }, Some(anchor)) => {
             let rule = rules.node(node).ok_or(OperationError::Bug("the node rule went away"))?;
             if !rule.anchors.contains(&anchor.kind) {
@@ -152,7 +164,11 @@ fn check_anchor(
             }
             if anchor.attested_by != "pidfd" && !rule.allow_peercred {
                 let message = format!("node {} must know callers by pidfd", rule.name);
-                return invalid("ATTESTED_TOO_WEAKLY", message, "use Linux 6.5 or newer, or set allow_peercred");
+                return invalid(
+                    "ATTESTED_TOO_WEAKLY",
+                    message,
+                    "use Linux 6.5 or newer, or set allow_peercred",
+                );
             }
             Ok(anchor)
         }

@@ -26,7 +26,11 @@ pub struct RenewLease {
 }
 
 /// Renews a lease.
-pub async fn renew(broker: &Arc<Broker>, request: Request, asked: RenewLease) -> Result<Answer, OperationError> {
+pub async fn renew(
+    broker: &Arc<Broker>,
+    request: Request,
+    asked: RenewLease,
+) -> Result<Answer, OperationError> {
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     // Only a new secret can be lost on the way; a longer life of what the caller holds is not.
@@ -52,7 +56,8 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
             return Err(denied);
         }
     };
-    let provider = broker.catalogue.get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
+    let provider =
+        broker.catalogue.get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
     match provider.renewal(&grant.scope) {
         Renewal::InPlace => extend(broker, request, &lease, &grant, provider.as_ref()).await,
         Renewal::Reissue => {

@@ -72,7 +72,10 @@ pub async fn revoke(
         .with("reason", reason);
     // Taking away is never refused for want of a record.
     if let Err(error) = broker.store.write_records(vec![record]).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "an admin's revocation could not be recorded");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "an admin's revocation could not be recorded"
+        );
     }
     let (tasks_ended, leases) = match target {
         Target::Lease(lease) => {
@@ -111,7 +114,11 @@ async fn end_all(
 }
 
 /// Reads the leases until none can still be verified, or the time is over.
-async fn wait_for(broker: &Broker, leases: Vec<LeaseId>, wait: Duration) -> Result<Vec<LeaseRow>, OperationError> {
+async fn wait_for(
+    broker: &Broker,
+    leases: Vec<LeaseId>,
+    wait: Duration,
+) -> Result<Vec<LeaseRow>, OperationError> {
     let until = Instant::now() + wait;
     loop {
         let mut rows = Vec::with_capacity(leases.len());
@@ -119,7 +126,10 @@ async fn wait_for(broker: &Broker, leases: Vec<LeaseId>, wait: Duration) -> Resu
             rows.extend(broker.store.lease(*lease).await?);
         }
         let open = rows.iter().any(|row| {
-            matches!(row.lease.state, LeaseState::Revoking { runs_out_at: None, .. } | LeaseState::Active { .. })
+            matches!(
+                row.lease.state,
+                LeaseState::Revoking { runs_out_at: None, .. } | LeaseState::Active { .. }
+            )
         });
         if !open || Instant::now() >= until {
             return Ok(rows);
