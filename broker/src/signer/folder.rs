@@ -102,7 +102,7 @@ impl KeyFolder {
         let stat = rustix::fs::fstat(&folder).map_err(|source| failed("look at", source.into()))?;
         judge(path, &stat, FileType::Directory)?;
         let system = rustix::fs::fstatfs(&folder).map_err(|source| failed("look at", source.into()))?;
-        if is_network(i64::from(system.f_type) as u32) {
+        if is_network(system.f_type as u32) {
             return Err(KeysError::NetworkFileSystem { path: path.to_owned() });
         }
         Ok(Self { path: path.to_owned(), folder })
