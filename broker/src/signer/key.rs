@@ -1,5 +1,7 @@
 //! One private key: made, read, signed with. Its public half is a JWK, its name the JWK's thumbprint.
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::rand::SystemRandom;
@@ -150,14 +152,10 @@ fn rsa_members(public: &[u8]) -> Result<Value, KeyFault> {
 
 /// RFC 7638 §3: SHA-256 over the required members in lexicographic order, without white space.
 fn thumbprint(members: &Value) -> String {
-    let ordered = serde_json_sorted(members);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(ordered))
-}
-
-/// JSON with sorted keys, whatever map `serde_json` was built with.
-fn serde_json_sorted(members: &Value) -> String {
-    let sorted: std::collections::BTreeMap<_, _> = members.as_object().into_iter().flatten().collect();
-    serde_json::to_string(&sorted).expect("a map of texts is JSON")
+    // Sorted here, whatever map `serde_json` was built with.
+    let ordered: BTreeMap<_, _> = members.as_object().into_iter().flatten().collect();
+    let text = serde_json::to_string(&ordered).expect("a map of texts is JSON");
+    URL_SAFE_NO_PAD.encode(Sha256::digest(text))
 }
 
 #[cfg(test)]
