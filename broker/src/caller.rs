@@ -17,6 +17,8 @@ use thiserror::Error;
 
 /// Longest subject token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
+/// How far the clock of the identity service may be ahead of ours.
+const CLOCK_SKEW: Ttl = Ttl::seconds(30);
 
 /// Why the caller could not be proven, or may not speak for whom it says.
 #[derive(Debug, Error)]
@@ -50,7 +52,7 @@ pub enum CallerError {
     #[error("the subject token is longer than {MAX_TOKEN} bytes")]
     SubjectTokenTooLong,
     /// Too old to yield a secret.
-    #[error("the subject token was issued more than {limit} ago")]
+    #[error("the subject token was issued more than {limit} ago, or in the future, or does not say when")]
     SubjectTokenStale {
         /// The oldest that is taken.
         limit: Ttl,
@@ -125,7 +127,8 @@ impl Callers {
         let is_node = rules.node(&id).is_some();
         match (is_node, subject_token.expose().is_empty()) {
             (false, true) => {
-                let stage = rules.stage_of(&id).ok_or_else(|| CallerError::NoStage { spiffe_id: id.clone() })?;
+                let stage =
+                    rules.stage_of(&id).ok_or_else(|| CallerError::NoStage { spiffe_id: id.clone() })?;
                 let via = Via::Direct { serial: peer.serial.clone() };
                 Ok(Caller { spiffe_id: id, stage, via, proof_expires_at: at(peer.not_after) })
             }
@@ -148,11 +151,13 @@ impl Callers {
         let audience = format!("{}?via={node}", self.broker);
         let verified = self.verifier.verify(token.expose(), &audience).await;
         let verified = verified.map_err(|source| CallerError::SubjectToken { source })?;
-        if issued_at(token.expose()).is_none_or(|issued| now > issued + self.subject_token_age) {
+        let within = |issued: Timestamp| now <= issued + self.subject_token_age && issued <= now + CLOCK_SKEW;
+        if !issued_at(token.expose()).is_some_and(within) {
             return Err(CallerError::SubjectTokenStale { limit: self.subject_token_age });
         }
         let workload = spiffe_id(&verified.spiffe_id);
-        let stage = rules.stage_of(&workload).ok_or_else(|| CallerError::NoStage { spiffe_id: workload.clone() })?;
+        let stage =
+            rules.stage_of(&workload).ok_or_else(|| CallerError::NoStage { spiffe_id: workload.clone() })?;
         if !stage.holds_target_scopes() {
             return Err(CallerError::StageThroughAgent { spiffe_id: workload, stage });
         }
@@ -167,7 +172,11 @@ impl Callers {
 /// The peer's certificate still holds. Asked on every call, since a connection outlives its handshake.
 pub fn check_fresh(peer: &Peer, now: Timestamp) -> Result<(), CallerError> {
     let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(now.unix_millis().unsigned_abs());
-    if peer.is_fresh(moment) { Ok(()) } else { Err(CallerError::PeerExpired { peer: spiffe_id(&peer.spiffe_id) }) }
+    if peer.is_fresh(moment) {
+        Ok(())
+    } else {
+        Err(CallerError::PeerExpired { peer: spiffe_id(&peer.spiffe_id) })
+    }
 }
 
 /// The library's SPIFFE ID in the domain's type.

@@ -1,0 +1,11 @@
+//! The broker over its own wire: who is heard, what is given, what is taken back. Needs no peers.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod world;
+
+#[path = "broker/bad_input.rs"]
+mod bad_input;
+#[path = "broker/direct.rs"]
+mod direct;
+#[path = "broker/nodes.rs"]
+mod nodes;

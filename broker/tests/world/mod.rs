@@ -1,0 +1,226 @@
+//! A whole broker in this process, and as many identities as a test wants: each gets a Workload API of its own from one
+//! development authority.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use dayfly_broker::app::App;
+use dayfly_broker::config::Config;
+use dayfly_client::{BrokerClient, BrokerEndpoint, CallError, Identity, IdentityOptions, SpiffeId};
+use dayfly_devspiffe::{Authority, Entry, Server};
+use dayfly_proto::v1;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const BROKER: &str = "spiffe://example.org/dayfly/broker";
+pub const ADMIN: &str = "spiffe://example.org/admin/ann";
+pub const NODE: &str = "spiffe://example.org/node/n1";
+pub const OTHER_NODE: &str = "spiffe://example.org/node/n2";
+pub const TRAINER: &str = "spiffe://example.org/train/a";
+
+pub const DOCUMENTS: &str = include_str!("documents.yaml");
+
+/// The broker, its authority, and its folder.
+pub struct World {
+    pub folder: TempDir,
+    pub authority: Authority,
+    address: String,
+    servers: Vec<Server>,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<()>>,
+    waits: u32,
+}
+
+impl World {
+    /// A broker with the documents applied.
+    pub async fn new() -> Self {
+        let world = Self::empty("").await;
+        world.apply(DOCUMENTS).await;
+        world
+    }
+
+    /// A broker without documents; `limits` are lines of `[limits]`.
+    pub async fn empty(limits: &str) -> Self {
+        // A second world in this process finds the provider installed.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::Builder::new().prefix("dfb").tempdir_in("/tmp").expect("a folder");
+        let authority = Authority::in_memory("example.org").expect("an authority");
+        let mut world = Self {
+            address: format!("unix:{}", folder.path().join("b.sock").display()),
+            folder,
+            authority,
+            servers: Vec::new(),
+            stop: None,
+            running: None,
+            waits: 0,
+        };
+        let endpoint = world.workload_api(BROKER).await;
+        let config = world.write_config(&endpoint, limits);
+        world.start(&config).await;
+        world
+    }
+
+    fn write_config(&self, endpoint: &str, limits: &str) -> std::path::PathBuf {
+        let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let text = format!(
+            r#"
+[identity]
+workload_api = "{endpoint}"
+[listen]
+grpc = "{address}"
+break_glass = "{glass}"
+[state]
+dir = "{state}"
+[keys]
+dir = "{keys}"
+[[trust_domain]]
+name = "example.org"
+stages = ["training", "inference", "retrieval", "tool", "node", "admin"]
+patterns = ["spiffe://example.org/**"]
+[admins]
+root = ["{ADMIN}"]
+[issuer]
+url = "http://127.0.0.1:9/dayfly"
+[limits]
+{limits}
+"#,
+            address = self.address,
+            glass = at("glass.sock"),
+            state = at("state"),
+            keys = at("keys"),
+        );
+        let path = self.folder.path().join("broker.toml");
+        std::fs::write(&path, text).expect("the folder is writable");
+        path
+    }
+
+    async fn start(&mut self, config: &Path) {
+        let config = Config::load(config).expect("a valid configuration");
+        let app = loop {
+            // The store of an earlier life in this process lets go of its folder a moment after that life is over.
+            match App::start(config.clone()).await {
+                Ok(app) => break app,
+                Err(error) if format!("{error:#}").contains("in use") && self.patience() => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(error) => panic!("the broker does not start: {error:#}"),
+            }
+        };
+        let (stop, told) = oneshot::channel();
+        self.stop = Some(stop);
+        self.running = Some(tokio::spawn(app.run(async {
+            let _ = told.await;
+        })));
+    }
+
+    fn patience(&mut self) -> bool {
+        self.waits += 1;
+        self.waits < 200
+    }
+
+    /// Stops the broker and starts it anew on the same state.
+    pub async fn restart(&mut self) {
+        self.stop.take().expect("it runs").send(()).expect("it listens");
+        self.running.take().expect("it runs").await.expect("it ends in peace");
+        let config = self.folder.path().join("broker.toml");
+        self.start(&config).await;
+    }
+
+    /// A Workload API at which this very process has that identity.
+    async fn workload_api(&mut self, id: &str) -> String {
+        let socket = self.folder.path().join(format!("w{}.sock", self.servers.len()));
+        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("proc"));
+        let entry = Entry::new(id).expect("an id").uid(uid);
+        let server =
+            Server::builder(self.authority.clone()).workload_socket(socket).entry(entry).start().await;
+        let server = server.expect("a Workload API");
+        let endpoint = server.workload_endpoint();
+        self.servers.push(server);
+        endpoint
+    }
+
+    /// An identity of this authority.
+    pub async fn identity(&mut self, id: &str) -> Identity {
+        let endpoint = self.workload_api(id).await;
+        Identity::from_workload_api(Some(&endpoint), IdentityOptions::default()).await.expect("an identity")
+    }
+
+    /// A connection to the broker under that identity.
+    pub async fn connect(&mut self, id: &str) -> BrokerClient {
+        let identity = self.identity(id).await;
+        let endpoint = BrokerEndpoint::new(&self.address, [BROKER]).expect("an endpoint");
+        BrokerClient::connect(endpoint, &identity).await.expect("a connection")
+    }
+
+    /// Applies documents as the admin; panics on faults.
+    pub async fn apply(&self, yaml: &str) -> v1::ApplyResponse {
+        let answer = self.try_apply(v1::ApplyRequest { yaml: yaml.to_owned(), ..Default::default() }).await;
+        let answer = answer.expect("an admin may apply");
+        assert!(answer.faults.is_empty(), "{:#?}", answer.faults);
+        answer
+    }
+
+    /// Applies as the admin, over a connection of its own.
+    pub async fn try_apply(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, CallError> {
+        let folder = tempfile::Builder::new().prefix("dfa").tempdir_in("/tmp").expect("a folder");
+        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("proc"));
+        let entry = Entry::new(ADMIN).expect("an id").uid(uid);
+        let socket = folder.path().join("w.sock");
+        let server =
+            Server::builder(self.authority.clone()).workload_socket(socket).entry(entry).start().await;
+        let server = server.expect("a Workload API");
+        let options = IdentityOptions::default();
+        let identity = Identity::from_workload_api(Some(&server.workload_endpoint()), options).await;
+        let endpoint = BrokerEndpoint::new(&self.address, [BROKER]).expect("an endpoint");
+        let client =
+            BrokerClient::connect(endpoint, &identity.expect("an identity")).await.expect("a connection");
+        let answer = client.admin().apply(request).await.map_err(CallError::from)?;
+        Ok(answer.into_inner())
+    }
+
+    /// A workload's JWT-SVID as an agent on `node` would fetch it.
+    pub fn subject_token(&self, workload: &str, node: &str) -> String {
+        self.jwt(workload, &[format!("{BROKER}?via={node}")])
+    }
+
+    /// A JWT-SVID of any kind.
+    pub fn jwt(&self, workload: &str, audiences: &[String]) -> String {
+        let id = SpiffeId::new(workload).expect("an id");
+        let issued = self.authority.jwt_svid(&id, audiences, Duration::from_secs(300)).expect("a token");
+        issued.token().to_owned()
+    }
+
+    /// Where the broker listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// One line of a ceiling.
+pub fn scope(name: &str, parameters: &[(&str, &str)]) -> v1::ScopeRequest {
+    let owned = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    v1::ScopeRequest { scope: name.to_owned(), parameters: owned.collect() }
+}
+
+/// An anchor as an agent would observe it.
+pub fn anchor() -> v1::Anchor {
+    v1::Anchor {
+        kind: v1::anchor::Kind::Process.into(),
+        boot_id: "boot".to_owned(),
+        attested_by: "pidfd".to_owned(),
+        pidfd_inode: 7,
+        ..Default::default()
+    }
+}
+
+/// The stable reason of a refusal.
+pub fn reason<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) -> String {
+    let error = CallError::from(answer.expect_err("a refusal"));
+    let next = error.next.clone().unwrap_or_default();
+    assert!(!next.is_empty(), "a refusal says what to do next: {error:?}");
+    assert!(error.request_id.is_some(), "a refusal names its request: {error:?}");
+    error.reason.expect("a refusal has a stable reason")
+}
