@@ -1,1 +1,73 @@
-//! The contract every store is held to.
+//! The contract every store is held to: the same tests run against each of them.
+//!
+//! After each test the [`World`] checks what must hold whatever happened: the chains verify, each transition has its
+//! record, and nothing is open under what is over.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub(crate) mod documents;
+pub(crate) mod ends;
+pub(crate) mod leases;
+pub(crate) mod nodes;
+pub(crate) mod random;
+pub(crate) mod recording;
+pub(crate) mod revocations;
+pub(crate) mod world;
+
+pub(crate) use self::world::{Fixture, World};
+
+/// Holds a store to the contract. `$start` gives a future of a [`Fixture`] over an empty store.
+macro_rules! store_contract {
+    ($start:expr) => {
+        store_contract! { @each $start;
+            ends::an_end_takes_the_whole_tree_and_every_lease_in_it,
+            ends::what_stands_beside_the_ended_task_stays,
+            ends::a_second_end_changes_nothing,
+            ends::a_pending_lease_is_given_up_and_its_late_answer_taken_back,
+            ends::an_answer_past_the_deadline_is_taken_back,
+            ends::nothing_is_opened_under_what_is_over,
+            ends::nothing_is_opened_past_a_deadline_above,
+            ends::a_task_names_its_own_session,
+            ends::overdue_tasks_end_with_all_under_them,
+            ends::an_identity_loses_its_tasks_and_its_leases_elsewhere,
+            ends::a_node_ends_with_its_tasks,
+            ends::tasks_missing_from_an_inventory_end,
+            leases::what_is_written_is_read_back,
+            leases::a_lease_given_locally_is_active_at_once,
+            leases::live_leases_are_limited_by_identity,
+            leases::live_leases_are_limited_by_node,
+            leases::a_refused_lease_counts_for_nothing,
+            leases::an_event_that_makes_no_sense_changes_nothing,
+            leases::an_extension_needs_an_open_task,
+            leases::a_lease_is_opened_in_no_other_state,
+            leases::lists_are_filtered_and_newest_first,
+            revocations::two_claims_never_hold_the_same_lease,
+            revocations::claims_are_by_provider_oldest_first,
+            revocations::a_claim_that_lapsed_can_be_taken_again,
+            revocations::a_failed_revocation_is_tried_again_at_its_time,
+            revocations::what_cannot_be_taken_back_is_not_claimed_and_runs_out,
+            revocations::lost_answers_are_given_up,
+            revocations::single_leases_are_taken_back,
+            revocations::a_handle_is_amended_where_there_is_one,
+            documents::documents_are_applied_whole_and_kept,
+            documents::a_stale_revision_is_refused,
+            nodes::a_second_boot_waits_until_the_first_lapsed,
+            nodes::only_the_newest_stream_speaks,
+            nodes::silent_nodes_lapse_once,
+            recording::every_change_has_its_record,
+            recording::without_a_record_nothing_is_granted,
+            recording::what_ends_goes_on_without_a_record_and_says_so,
+            recording::reopening_keeps_everything,
+            recording::records_are_read_from_any_number_on,
+            random::no_interleaving_leaves_anything_alive_under_an_ended_task,
+        }
+    };
+    (@each $start:expr; $($module:ident::$name:ident),* $(,)?) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let mut world = $crate::store::contract::World::new($start.await);
+            $crate::store::contract::$module::$name(&mut world).await;
+            world.check().await;
+        }
+    )* };
+}
+pub(crate) use store_contract;

@@ -1,6 +1,7 @@
 //! Where state lives, in the words of the domain. Each verb is one transaction, and the audit records of what it
 //! changes are written in that transaction.
 
+pub mod migrations;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -166,7 +167,7 @@ pub struct TaskFilter {
     pub spiffe_id: Option<SpiffeId>,
     /// Also those that are over.
     pub include_ended: bool,
-    /// At most this many, newest first.
+    /// At most this many, newest first; 0 for all.
     pub limit: u32,
 }
 
@@ -183,7 +184,7 @@ pub struct LeaseFilter {
     pub scope: Option<String>,
     /// Also those that are over.
     pub include_ended: bool,
-    /// At most this many, newest first.
+    /// At most this many, newest first; 0 for all.
     pub limit: u32,
 }
 
@@ -323,7 +324,7 @@ pub trait Store: Send + Sync {
     async fn sweep_pending(&self, pending_since_before: Timestamp, now: Timestamp)
     -> Result<u32, StoreError>;
 
-    /// Every lease that is pending, active or revoking under the task and all below it.
+    /// Tasks by filter, each with the number of leases under it and all below it that are not over.
     async fn tasks(&self, filter: TaskFilter) -> Result<Vec<(Task, u32)>, StoreError>;
 
     /// Leases by filter.

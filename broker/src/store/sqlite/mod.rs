@@ -1,1 +1,248 @@
-//! The SQLite store.
+//! The SQLite store: one writer that commits many requests at once, and readers beside it.
+//!
+//! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
+//! `leases`, `revocations` and `nodes`.
+
+mod audit;
+mod counts;
+mod documents;
+mod ends;
+mod files;
+mod leases;
+mod listings;
+mod moves;
+mod nodes;
+mod open;
+mod reserve;
+mod revocations;
+mod rows;
+mod tasks;
+mod transaction;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::document::Kind;
+use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::lease::{Handle, Lease, LeaseEvent, RevokeCause};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::task::{EndCause, Task};
+use dayfly_domain::time::{Timestamp, Ttl};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::files::Place;
+pub use self::open::{OpenError, Options};
+use self::open::{for_reading, for_writing, migration_failed};
+use self::reserve::Reserve;
+use self::transaction::Tx;
+use self::writer::{Desk, Writer};
+use super::{
+    AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease, NodeRow, Store,
+    StoreError, StoredDocument, TaskFilter, migrations,
+};
+
+/// Keeps state in one SQLite database under a folder of its own.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer_id: String,
+    desk: Desk,
+    readers: SqlitePool,
+    closing: CancellationToken,
+    stopped: CancellationToken,
+    writing: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the database under `folder`, which must be the broker's own, and brings its schema up to date. Audit records
+    /// are chained under `writer_id`.
+    pub async fn open(folder: &Path, writer_id: &str, options: Options) -> Result<Self, OpenError> {
+        let place = Place::prepare(folder)?;
+        let mut connection = SqliteConnection::connect_with(&for_writing(&place.database()))
+            .await
+            .map_err(OpenError::Database)?;
+        migrations::sqlite().run_direct(None, &mut connection, false).await.map_err(migration_failed)?;
+        place.check_files()?;
+        let reserve = Reserve::new(place.reserve(), options.reserve_bytes);
+        let tx = Tx::new(connection, writer_id, options.max_bytes).await.map_err(OpenError::State)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.readers)
+            .connect_with(for_reading(&place.database()))
+            .await
+            .map_err(OpenError::Database)?;
+
+        let (closing, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let (desk, queues) = writer::queues(closing.clone());
+        let writer = Writer::new(queues, tx, reserve, place);
+        let says_so = stopped.clone().drop_guard();
+        let writing = tokio::spawn(async move {
+            let _says_so = says_so;
+            writer.run().await;
+        });
+        let writer_id = writer_id.to_owned();
+        Ok(Self { writer_id, desk, readers, closing, stopped, writing: Mutex::new(Some(writing)) })
+    }
+
+    /// Commits what was asked so far and closes the database. Verbs that come later fail.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        if let Some(writing) = self.writing.lock().await.take() {
+            // A writer that panicked has nothing left to close.
+            let _ = writing.await;
+        }
+        self.readers.close().await;
+    }
+
+    /// Returns once the writer is gone: nothing can be changed any more, and the broker should stop.
+    pub async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn load_documents(&self) -> Result<(u64, Vec<StoredDocument>), StoreError> {
+        documents::load(&self.readers).await
+    }
+
+    async fn apply(&self, change: Change, records: Vec<Record>) -> Result<u64, StoreError> {
+        self.desk.post(documents::Apply { change, records }).await
+    }
+
+    async fn document_history(&self, kind: Kind, name: &str) -> Result<Vec<StoredDocument>, StoreError> {
+        documents::history(&self.readers, kind, name).await
+    }
+
+    async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {
+        self.desk.post(tasks::OpenTask::new(task, &decision, request)).await
+    }
+
+    async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError> {
+        tasks::lineage(&self.readers, task).await
+    }
+
+    async fn end(
+        &self,
+        which: EndWhich,
+        cause: EndCause,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Ended, StoreError> {
+        self.desk.post(ends::End { which, cause, now, request }).await
+    }
+
+    async fn open_lease(&self, new: NewLease, now: Timestamp) -> Result<(), StoreError> {
+        self.desk.post(leases::OpenLease::new(new, now)?).await
+    }
+
+    async fn record_lease(
+        &self,
+        lease: LeaseId,
+        event: LeaseEvent,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Lease, StoreError> {
+        self.desk.post(leases::RecordLease { lease, event, now, request }).await
+    }
+
+    async fn amend_handle(&self, lease: LeaseId, handle: Handle) -> Result<(), StoreError> {
+        self.desk.post(revocations::AmendHandle { lease, handle }).await
+    }
+
+    async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
+        listings::lease(&self.readers, id).await
+    }
+
+    async fn queue_revocations(
+        &self,
+        leases: Vec<LeaseId>,
+        cause: RevokeCause,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Vec<LeaseId>, StoreError> {
+        self.desk.post(revocations::Queue { leases, cause, now, request }).await
+    }
+
+    async fn claim_revocations(
+        &self,
+        provider: &str,
+        limit: u32,
+        claim_for: Ttl,
+        now: Timestamp,
+    ) -> Result<Vec<DueRevocation>, StoreError> {
+        let provider = provider.to_owned();
+        self.desk.post(revocations::Claim { provider, limit, claim_for, now }).await
+    }
+
+    async fn postpone_revocation(
+        &self,
+        lease: LeaseId,
+        next_at: Timestamp,
+        error: String,
+    ) -> Result<(), StoreError> {
+        self.desk.post(revocations::Postpone { lease, next_at, error }).await
+    }
+
+    async fn sweep_leases(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.desk.post(revocations::SweepPast { now, limit }).await
+    }
+
+    async fn sweep_pending(
+        &self,
+        pending_since_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        self.desk.post(revocations::SweepPending { pending_since_before, now }).await
+    }
+
+    async fn tasks(&self, filter: TaskFilter) -> Result<Vec<(Task, u32)>, StoreError> {
+        listings::tasks(&self.readers, &filter).await
+    }
+
+    async fn leases(&self, filter: LeaseFilter) -> Result<Vec<LeaseRow>, StoreError> {
+        listings::leases(&self.readers, &filter).await
+    }
+
+    async fn attach_node(
+        &self,
+        node: &SpiffeId,
+        boot_id: &str,
+        now: Timestamp,
+        live_since: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (node, boot_id) = (node.clone(), boot_id.to_owned());
+        self.desk.post(nodes::Attach { node, boot_id, now, live_since }).await
+    }
+
+    async fn touch_node(&self, node: &SpiffeId, epoch: u64, now: Timestamp) -> Result<bool, StoreError> {
+        self.desk.post(nodes::Touch { node: node.clone(), epoch, now }).await
+    }
+
+    async fn lapse_nodes(
+        &self,
+        silent_since_before: Timestamp,
+        _now: Timestamp,
+    ) -> Result<Vec<SpiffeId>, StoreError> {
+        self.desk.post(nodes::Lapse { silent_since_before }).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
+        nodes::all(&self.readers).await
+    }
+
+    async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
+        self.desk.post(audit::Write::new(&records)).await
+    }
+
+    async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
+        audit::read(&self.readers, &self.writer_id, stream, from_seq, limit).await
+    }
+}

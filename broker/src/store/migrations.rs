@@ -1,0 +1,67 @@
+//! The schema, step by step. Each step has the same number and name for SQLite and for PostgreSQL.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+macro_rules! steps {
+    ($($number:literal $name:literal),* $(,)?) => {
+        /// Number, name, SQL.
+        const SQLITE: &[(i64, &str, &str)] = &[$((
+            $number,
+            $name,
+            include_str!(concat!("../../../migrations/sqlite/", $name, ".sql")),
+        )),*];
+    };
+}
+
+steps! {
+    1 "0001_documents",
+    2 "0002_tasks_and_leases",
+    3 "0003_nodes",
+    4 "0004_audit",
+}
+
+/// The steps for SQLite.
+pub fn sqlite() -> Migrator {
+    Migrator::with_migrations(
+        SQLITE
+            .iter()
+            .map(|&(number, name, sql)| {
+                Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+            })
+            .collect(),
+    )
+}
+
+/// The newest schema this release knows.
+pub fn newest() -> i64 {
+    SQLITE.iter().map(|(number, ..)| *number).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn folder(engine: &str) -> Vec<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(engine);
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .expect("the folder is committed")
+            .map(|entry| entry.expect("readable").file_name().into_string().expect("plain name"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn both_engines_have_the_same_steps_and_all_are_embedded() {
+        let embedded: Vec<String> = SQLITE.iter().map(|(_, name, _)| format!("{name}.sql")).collect();
+        assert_eq!(folder("sqlite"), embedded);
+        assert_eq!(folder("postgres"), embedded);
+        for (number, name, _) in SQLITE {
+            assert!(name.starts_with(&format!("{number:04}_")), "{name}");
+        }
+    }
+}

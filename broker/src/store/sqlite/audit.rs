@@ -1,0 +1,237 @@
+//! The audit chains: their heads stay with the writer, their records go into the transaction of what they record.
+
+use std::sync::LazyLock;
+
+use dayfly_domain::audit::{GENESIS, Hash, Record, Stream, chain};
+use dayfly_domain::time::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+
+use super::transaction::{Insert, Sql, Tx, corrupt, failed, insert_many};
+use super::writer::{Lane, Verb};
+use crate::store::{AuditRow, StoreError};
+
+/// How a transaction keeps its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// Without records, nothing is committed.
+    Recorded,
+    /// Something must be taken back though its records cannot be written: they are counted instead.
+    Counted,
+}
+
+/// A record as it will be hashed.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    stream: Stream,
+    at: Timestamp,
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    pub(super) fn new(record: &Record) -> Self {
+        Self { stream: record.stream, at: record.at, bytes: record.to_bytes() }
+    }
+}
+
+/// The last record of a chain.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    seq: i64,
+    hash: Hash,
+}
+
+/// The writer's own chains.
+pub(super) struct Ledger {
+    writer: String,
+    heads: [Head; Stream::ALL.len()],
+    lines: Vec<Line>,
+    lost: i64,
+    /// What `heads` and `lost` become if the transaction is committed.
+    next: Option<([Head; Stream::ALL.len()], i64)>,
+}
+
+static INSERT: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new("INSERT INTO audit (writer, stream, seq, prev_hash, hash, at, bytes) VALUES", 7)
+});
+
+impl Ledger {
+    pub(super) async fn open(connection: &mut SqliteConnection, writer: &str) -> Result<Self, StoreError> {
+        const COUNT_FROM_ZERO: &str = "INSERT OR IGNORE INTO audit_lost (writer, records) VALUES ($1, 0)";
+        // On a full disk the row is there from an earlier start, or there is nothing yet that could be lost.
+        let counting = sqlx::query(COUNT_FROM_ZERO).bind(writer).execute(&mut *connection).await;
+        if let Err(error) = counting {
+            tracing::warn!(%error, "could not prepare the count of lost records");
+        }
+        let heads = [Head { seq: 0, hash: GENESIS }; Stream::ALL.len()];
+        let mut ledger = Self { writer: writer.to_owned(), heads, lines: Vec::new(), lost: 0, next: None };
+        ledger.reload(connection).await?;
+        Ok(ledger)
+    }
+
+    /// Reads the heads as they are on disk.
+    pub(super) async fn reload(&mut self, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+        const HEAD: &str = "
+            SELECT seq, hash FROM audit
+            WHERE writer = $1 AND stream = $2
+            ORDER BY seq DESC
+            LIMIT 1";
+        const LOST: &str = "SELECT records FROM audit_lost WHERE writer = $1";
+        const WHAT: &str = "read the heads of the audit chains";
+        self.lines.clear();
+        self.next = None;
+        for (head, stream) in self.heads.iter_mut().zip(Stream::ALL) {
+            let query = sqlx::query(HEAD).bind(&self.writer).bind(stream.as_str());
+            *head = match query.fetch_optional(&mut *connection).await.map_err(failed(WHAT))? {
+                Some(row) => {
+                    let hash: Vec<u8> = row.try_get(1).map_err(failed(WHAT))?;
+                    let hash = hash.try_into().map_err(|_| corrupt(WHAT, "a hash is not 32 bytes long"))?;
+                    Head { seq: row.try_get(0).map_err(failed(WHAT))?, hash }
+                }
+                None => Head { seq: 0, hash: GENESIS },
+            };
+        }
+        let lost = sqlx::query(LOST).bind(&self.writer).fetch_optional(&mut *connection).await;
+        self.lost = match lost.map_err(failed(WHAT))? {
+            Some(row) => row.try_get(0).map_err(failed(WHAT))?,
+            None => 0,
+        };
+        Ok(())
+    }
+
+    pub(super) fn note(&mut self, line: Line) {
+        self.lines.push(line);
+    }
+
+    /// Writes the noted records, after one that says how many were lost before, if any were.
+    pub(super) async fn write(
+        &mut self,
+        connection: &mut SqliteConnection,
+        care: Care,
+    ) -> Result<(), StoreError> {
+        let mut lines = std::mem::take(&mut self.lines);
+        let Some(last) = lines.last() else { return Ok(()) };
+        if care == Care::Counted {
+            let lost = self.lost + i64::try_from(lines.len()).unwrap_or(i64::MAX);
+            tracing::error!(records = lines.len(), "audit records are lost: they could not be written");
+            self.next = Some((self.heads, lost));
+            return self.count(connection, lost).await;
+        }
+        if self.lost > 0 {
+            let confession =
+                Record::new(Stream::Admin, "audit.records_lost", last.at).with("count", self.lost);
+            lines.insert(0, Line::new(&confession));
+            self.count(connection, 0).await?;
+        }
+        let mut heads = self.heads;
+        let links: Vec<Link<'_>> = lines
+            .iter()
+            .map(|line| Link::after(&mut heads[line.stream as usize], &self.writer, line))
+            .collect();
+        insert_many(connection, "write audit records", &INSERT, &links, Link::bind).await?;
+        self.next = Some((heads, 0));
+        Ok(())
+    }
+
+    async fn count(&self, connection: &mut SqliteConnection, lost: i64) -> Result<(), StoreError> {
+        const COUNT: &str = "UPDATE audit_lost SET records = $1 WHERE writer = $2";
+        let query = sqlx::query(COUNT).bind(lost).bind(&self.writer);
+        query.execute(connection).await.map(|_| ()).map_err(failed("count lost records"))
+    }
+
+    /// The transaction was committed.
+    pub(super) fn keep(&mut self) {
+        if let Some((heads, lost)) = self.next.take() {
+            self.heads = heads;
+            self.lost = lost;
+        }
+    }
+}
+
+/// A record with its place in its chain.
+struct Link<'a> {
+    writer: &'a str,
+    line: &'a Line,
+    seq: i64,
+    prev_hash: Hash,
+    hash: Hash,
+}
+
+impl<'a> Link<'a> {
+    fn after(head: &mut Head, writer: &'a str, line: &'a Line) -> Self {
+        let prev_hash = head.hash;
+        *head = Head { seq: head.seq + 1, hash: chain(&prev_hash, &line.bytes) };
+        Self { writer, line, seq: head.seq, prev_hash, hash: head.hash }
+    }
+
+    fn bind<'q>(&self, sql: Sql<'q>) -> Sql<'q> {
+        sql.bind(self.writer.to_owned())
+            .bind(self.line.stream.as_str())
+            .bind(self.seq)
+            .bind(self.prev_hash.to_vec())
+            .bind(self.hash.to_vec())
+            .bind(self.line.at.unix_millis())
+            .bind(self.line.bytes.clone())
+    }
+}
+
+/// Writes records that go with no change of state.
+pub(super) struct Write {
+    lines: Vec<Line>,
+}
+
+impl Write {
+    pub(super) fn new(records: &[Record]) -> Self {
+        Self { lines: records.iter().map(Line::new).collect() }
+    }
+}
+
+impl Verb for Write {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::Grant
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        for line in &self.lines {
+            tx.note(line.clone());
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn read(
+    readers: &SqlitePool,
+    writer: &str,
+    stream: Stream,
+    from_seq: u64,
+    limit: u32,
+) -> Result<Vec<AuditRow>, StoreError> {
+    const READ: &str = "
+        SELECT seq, prev_hash, hash, at, bytes FROM audit
+        WHERE writer = $1 AND stream = $2 AND seq >= $3
+        ORDER BY seq
+        LIMIT $4";
+    let rows = sqlx::query(READ)
+        .bind(writer)
+        .bind(stream.as_str())
+        .bind(i64::try_from(from_seq).unwrap_or(i64::MAX))
+        .bind(limit)
+        .fetch_all(readers)
+        .await
+        .map_err(failed("read audit records"))?;
+    rows.iter().map(|row| row_of(row, writer, stream).map_err(failed("read audit records"))).collect()
+}
+
+fn row_of(row: &SqliteRow, writer: &str, stream: Stream) -> Result<AuditRow, sqlx::Error> {
+    Ok(AuditRow {
+        writer: writer.to_owned(),
+        stream,
+        seq: row.try_get::<i64, _>("seq")?.unsigned_abs(),
+        prev_hash: row.try_get("prev_hash")?,
+        hash: row.try_get("hash")?,
+        at: Timestamp::from_unix_millis(row.try_get("at")?),
+        bytes: row.try_get("bytes")?,
+    })
+}

@@ -1,0 +1,170 @@
+//! Ends tasks with all under them, and queues the revocation of every lease there, in one transaction.
+
+use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::lease::{LeaseEvent, RevokeCause};
+use dayfly_domain::task::{EndCause, Task, TaskEvent};
+use dayfly_domain::time::Timestamp;
+use serde::Serialize;
+use sqlx::Row;
+
+use super::moves::Moves;
+use super::rows::{self, StoredLease, json};
+use super::transaction::{Sql, Tx, failed};
+use super::writer::{Lane, Verb};
+use crate::records;
+use crate::store::{EndWhich, Ended, StoreError};
+
+pub(super) struct End {
+    pub(super) which: EndWhich,
+    pub(super) cause: EndCause,
+    pub(super) now: Timestamp,
+    pub(super) request: Option<RequestId>,
+}
+
+/// The open tasks that are named, and all open tasks under them.
+macro_rules! tree_under {
+    ($named:literal) => {
+        concat!(
+            "WITH RECURSIVE
+                named (id) AS (
+                    SELECT id FROM tasks WHERE state = 'open' AND ",
+            $named,
+            "
+                ),
+                tree (id) AS (
+                    SELECT id FROM named
+                    UNION
+                    SELECT tasks.id FROM tasks JOIN tree ON tasks.parent = tree.id WHERE tasks.state = 'open'
+                )
+            SELECT tasks.*, tasks.id IN (SELECT id FROM named) AS is_named
+            FROM tree JOIN tasks USING (id)
+            ORDER BY tasks.opened_at, tasks.id"
+        )
+    };
+}
+
+impl Verb for End {
+    type Answer = Ended;
+
+    fn lane(&self) -> Lane {
+        match self.cause {
+            EndCause::Admin => Lane::Kill,
+            EndCause::Explicit
+            | EndCause::AnchorGone
+            | EndCause::Deadline
+            | EndCause::ParentEnded
+            | EndCause::NodeSilent
+            | EndCause::MissingFromInventory => Lane::End,
+        }
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {
+        let tasks = self.tree(tx).await?;
+        self.end_tasks(tx, &tasks).await?;
+        let leases = self.take_back(tx, &tasks).await?;
+        let ids: Vec<TaskId> = tasks.iter().map(|(task, _)| task.id).collect();
+        tx.forget_tasks(&ids);
+        Ok(Ended { tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(), leases })
+    }
+}
+
+impl End {
+    /// The tasks that end now, parents before children, each with the cause of its end.
+    async fn tree(&self, tx: &mut Tx) -> Result<Vec<(Task, EndCause)>, StoreError> {
+        let rows = tx.rows("find the tasks to end", self.named()).await?;
+        rows.iter()
+            .map(|row| {
+                let is_named: bool = row.try_get("is_named").map_err(failed("find the tasks to end"))?;
+                let cause = if is_named { self.cause } else { EndCause::ParentEnded };
+                Ok((rows::task(row)?, cause))
+            })
+            .collect()
+    }
+
+    fn named(&self) -> Sql<'static> {
+        match &self.which {
+            EndWhich::Task(task) => sqlx::query(tree_under!("id = $1")).bind(task.to_string()),
+            EndWhich::Session(session) => sqlx::query(tree_under!("id = $1")).bind(session.to_string()),
+            EndWhich::Identity(identity) => {
+                sqlx::query(tree_under!("opened_by = $1")).bind(identity.to_string())
+            }
+            EndWhich::Node(node) => sqlx::query(tree_under!("node = $1")).bind(node.to_string()),
+            EndWhich::NodeExcept { node, inventory, opened_before } => sqlx::query(tree_under!(
+                "node = $1 AND opened_at < $2 AND id NOT IN (SELECT value FROM json_each($3))"
+            ))
+            .bind(node.to_string())
+            .bind(opened_before.unix_millis())
+            .bind(json(inventory)),
+            EndWhich::Overdue => sqlx::query(tree_under!("deadline <= $1")).bind(self.now.unix_millis()),
+        }
+    }
+
+    async fn end_tasks(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<(), StoreError> {
+        const END: &str = "
+            UPDATE tasks
+            SET state = 'ended', ended_at = $1, end_cause = new.value ->> 'cause'
+            FROM json_each($2) AS new
+            WHERE tasks.id = new.value ->> 'id'";
+        #[derive(Serialize)]
+        struct EndedTask {
+            id: TaskId,
+            cause: &'static str,
+        }
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<EndedTask> =
+            tasks.iter().map(|(task, cause)| EndedTask { id: task.id, cause: cause.as_str() }).collect();
+        tx.write("end tasks", sqlx::query(END).bind(self.now.unix_millis()).bind(json(&rows))).await?;
+        for (task, cause) in tasks {
+            let state = task.state.on(TaskEvent::End(*cause), self.now);
+            tx.record(&records::task_ended(&Task { state, ..task.clone() }, *cause, self.now, self.request));
+        }
+        Ok(())
+    }
+
+    /// Queues the revocation of every lease of those tasks, and of those that a named identity holds elsewhere.
+    async fn take_back(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<Vec<LeaseId>, StoreError> {
+        const OF_TASKS: &str = "
+            SELECT * FROM leases
+            WHERE state <> 'ended'
+              AND state <> 'revoking'
+              AND task IN (SELECT value FROM json_each($1))";
+        const OF_IDENTITY: &str = "
+            SELECT * FROM leases
+            WHERE state <> 'ended'
+              AND state <> 'revoking'
+              AND spiffe_id = $1
+              AND task NOT IN (SELECT value FROM json_each($2))";
+        let ids = json(&tasks.iter().map(|(task, _)| task.id).collect::<Vec<TaskId>>());
+        let causes: std::collections::HashMap<TaskId, EndCause> =
+            tasks.iter().map(|(task, cause)| (task.id, *cause)).collect();
+        let mut moves = Moves::new(self.now, self.request);
+        let mut queued = Vec::new();
+        if !tasks.is_empty() {
+            for row in tx.rows("find the leases of ended tasks", sqlx::query(OF_TASKS).bind(&ids)).await? {
+                let lease = rows::lease(&row)?;
+                let cause = causes.get(&lease.lease.task).copied().unwrap_or(self.cause);
+                queued.extend(ask(tx, &mut moves, lease, RevokeCause::TaskEnded(cause))?);
+            }
+        }
+        if let EndWhich::Identity(identity) = &self.which {
+            let held = sqlx::query(OF_IDENTITY).bind(identity.to_string()).bind(&ids);
+            for row in tx.rows("find the leases of an identity", held).await? {
+                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
+            }
+        }
+        moves.save(tx).await?;
+        Ok(queued)
+    }
+}
+
+fn ask(
+    tx: &mut Tx,
+    moves: &mut Moves,
+    mut lease: StoredLease,
+    cause: RevokeCause,
+) -> Result<Option<LeaseId>, StoreError> {
+    let moved = moves.take(tx, &mut lease, LeaseEvent::AskRevoke(cause))?;
+    Ok(moved.then_some(lease.lease.id))
+}

@@ -1,0 +1,217 @@
+//! Opens leases, and records what happens to them.
+
+use std::sync::LazyLock;
+
+use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::task::{EndCause, TaskState};
+use dayfly_domain::time::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::audit::Line;
+use super::moves::Moves;
+use super::rows::{self, StateColumns, json};
+use super::transaction::{Insert, Sql, Tx, corrupt, failed};
+use super::writer::{Lane, Verb};
+use crate::records;
+use crate::store::{LeaseLimits, NewLease, StoreError};
+
+pub(super) static INSERT: LazyLock<Insert> = LazyLock::new(|| {
+    Insert::new(
+        "INSERT INTO leases
+            (id, task, session, spiffe_id, node, scope, parameters, provider, revocability, worst_case_ms, renews,
+             opened_at, state, pending_since, bound_at, handle)
+        VALUES",
+        16,
+    )
+});
+
+/// The row of a lease that was just opened. Made by the caller, so that the writer has less to do.
+#[derive(Clone, Debug)]
+pub(super) struct FreshLease {
+    id: String,
+    task: String,
+    session: String,
+    spiffe_id: String,
+    node: Option<String>,
+    scope: String,
+    parameters: String,
+    provider: String,
+    revocability: &'static str,
+    worst_case_ms: i64,
+    renews: Option<String>,
+    opened_at: i64,
+    state: &'static str,
+    pending_since: Option<i64>,
+    bound_at: Option<i64>,
+    handle: Option<String>,
+}
+
+impl FreshLease {
+    fn new(lease: &Lease, node: Option<&SpiffeId>) -> Self {
+        let StateColumns { state, pending_since, bound_at, handle, .. } = StateColumns::from(&lease.state);
+        Self {
+            id: lease.id.to_string(),
+            task: lease.task.to_string(),
+            session: lease.session.to_string(),
+            spiffe_id: lease.spiffe_id.to_string(),
+            node: node.map(ToString::to_string),
+            scope: lease.scope.clone(),
+            parameters: json(&lease.parameters),
+            provider: lease.provider.clone(),
+            revocability: lease.promise.revocability.as_str(),
+            worst_case_ms: i64::try_from(lease.promise.worst_case_after_end.as_millis()).unwrap_or(i64::MAX),
+            renews: lease.renews.map(|renewed| renewed.to_string()),
+            opened_at: lease.opened_at.unix_millis(),
+            state,
+            pending_since,
+            bound_at,
+            handle,
+        }
+    }
+
+    pub(super) fn bind<'q>(&self, sql: Sql<'q>) -> Sql<'q> {
+        let row = self.clone();
+        sql.bind(row.id)
+            .bind(row.task)
+            .bind(row.session)
+            .bind(row.spiffe_id)
+            .bind(row.node)
+            .bind(row.scope)
+            .bind(row.parameters)
+            .bind(row.provider)
+            .bind(row.revocability)
+            .bind(row.worst_case_ms)
+            .bind(row.renews)
+            .bind(row.opened_at)
+            .bind(row.state)
+            .bind(row.pending_since)
+            .bind(row.bound_at)
+            .bind(row.handle)
+    }
+}
+
+pub(super) struct OpenLease {
+    task: TaskId,
+    session: SessionId,
+    identity: SpiffeId,
+    node: Option<SpiffeId>,
+    limits: LeaseLimits,
+    row: FreshLease,
+    lines: [Line; 2],
+    now: Timestamp,
+}
+
+impl OpenLease {
+    pub(super) fn new(new: NewLease, now: Timestamp) -> Result<Self, StoreError> {
+        let NewLease { lease, decision, node, limits, request } = new;
+        if let LeaseState::Revoking { .. } | LeaseState::Ended { .. } = lease.state {
+            return Err(IllegalTransition { state: lease.state.name(), event: "open" }.into());
+        }
+        let opened = records::lease(&lease, now, Some(request));
+        Ok(Self {
+            task: lease.task,
+            session: lease.session,
+            row: FreshLease::new(&lease, node.as_ref()),
+            lines: [Line::new(&decision), Line::new(&opened)],
+            identity: lease.spiffe_id,
+            node,
+            limits,
+            now,
+        })
+    }
+}
+
+impl Verb for OpenLease {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::Grant
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        tx.require_open(self.task, self.session, self.now).await?;
+        tx.live.admit(&self.identity, self.node.as_ref(), self.limits)?;
+        tx.live.add(&self.identity, self.node.as_ref());
+        tx.add_lease(self.row.clone());
+        for line in &self.lines {
+            tx.note(line.clone());
+        }
+        Ok(())
+    }
+}
+
+pub(super) struct RecordLease {
+    pub(super) lease: LeaseId,
+    pub(super) event: LeaseEvent,
+    pub(super) now: Timestamp,
+    pub(super) request: Option<RequestId>,
+}
+
+impl Verb for RecordLease {
+    type Answer = Lease;
+
+    fn lane(&self) -> Lane {
+        match self.event {
+            LeaseEvent::Issue { .. } | LeaseEvent::Extend { .. } => Lane::Grant,
+            LeaseEvent::AskRevoke(RevokeCause::Admin | RevokeCause::Uncovered) => Lane::Kill,
+            LeaseEvent::Refuse
+            | LeaseEvent::LoseAnswer
+            | LeaseEvent::AskRevoke(_)
+            | LeaseEvent::Apply
+            | LeaseEvent::Verify { .. }
+            | LeaseEvent::CannotRevoke
+            | LeaseEvent::Tick => Lane::End,
+        }
+    }
+
+    /// An answer of a target is never refused: on a full disk its credential is taken back instead.
+    fn is_refusable(&self) -> bool {
+        matches!(self.event, LeaseEvent::Extend { .. })
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<Lease, StoreError> {
+        const FIND: &str = "
+            SELECT leases.*, tasks.state AS task_state, tasks.end_cause AS task_end_cause, tasks.lapses_at AS task_lapses_at
+            FROM leases JOIN tasks ON tasks.id = leases.task
+            WHERE leases.id = $1";
+        let found = tx.row("find a lease", sqlx::query(FIND).bind(self.lease.to_string())).await?;
+        let found = found.ok_or(StoreError::Unknown("lease"))?;
+        let over = why_over(&found, self.now)?;
+        let mut lease = rows::lease(&found)?;
+        let mut moved = Moves::new(self.now, self.request);
+        match (&self.event, over) {
+            (LeaseEvent::Issue { .. }, Some(cause)) => {
+                moved.take(tx, &mut lease, LeaseEvent::AskRevoke(RevokeCause::TaskEnded(cause)))?;
+            }
+            // It cannot be recorded as given, so it is not given.
+            (LeaseEvent::Issue { .. }, None) if !tx.gives() => {
+                moved.take(tx, &mut lease, LeaseEvent::AskRevoke(RevokeCause::Undelivered))?;
+            }
+            (LeaseEvent::Extend { .. }, Some(_))
+                if matches!(lease.lease.state, LeaseState::Active { .. }) =>
+            {
+                return Err(StoreError::TaskNotOpen);
+            }
+            _ => {}
+        }
+        moved.take(tx, &mut lease, self.event.clone())?;
+        moved.save(tx).await?;
+        Ok(lease.lease)
+    }
+}
+
+/// Why nothing may be added under the lease's task, if so.
+fn why_over(row: &SqliteRow, now: Timestamp) -> Result<Option<EndCause>, StoreError> {
+    const WHAT: &str = "read the task of a lease";
+    let state: String = row.try_get("task_state").map_err(failed(WHAT))?;
+    if state == "ended" {
+        let cause: String = row.try_get("task_end_cause").map_err(failed(WHAT))?;
+        return EndCause::from_name(&cause).map(Some).ok_or_else(|| corrupt("end_cause", cause));
+    }
+    let lapses_at: i64 = row.try_get("task_lapses_at").map_err(failed(WHAT))?;
+    let open = TaskState::Open { deadline: Timestamp::from_unix_millis(lapses_at) };
+    Ok((!open.is_open(now)).then_some(EndCause::Deadline))
+}

@@ -1,0 +1,215 @@
+//! The revocation queue: what is due, who works on it, what time settles by itself.
+
+use dayfly_domain::id::{LeaseId, RequestId};
+use dayfly_domain::lease::{Handle, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::time::{Timestamp, Ttl};
+
+use super::moves::Moves;
+use super::rows::{self, StoredLease, json};
+use super::transaction::{Sql, Tx};
+use super::writer::{Lane, Verb};
+use crate::store::{DueRevocation, StoreError};
+
+/// Asks for the revocation of single leases.
+pub(super) struct Queue {
+    pub(super) leases: Vec<LeaseId>,
+    pub(super) cause: RevokeCause,
+    pub(super) now: Timestamp,
+    pub(super) request: Option<RequestId>,
+}
+
+impl Verb for Queue {
+    type Answer = Vec<LeaseId>;
+
+    fn lane(&self) -> Lane {
+        match self.cause {
+            RevokeCause::Admin | RevokeCause::Uncovered => Lane::Kill,
+            RevokeCause::TaskEnded(_)
+            | RevokeCause::Holder
+            | RevokeCause::Undelivered
+            | RevokeCause::Renewal => Lane::End,
+        }
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<Vec<LeaseId>, StoreError> {
+        const FIND: &str = "SELECT * FROM leases WHERE id IN (SELECT value FROM json_each($1))";
+        let event = LeaseEvent::AskRevoke(self.cause);
+        let found = sqlx::query(FIND).bind(json(&self.leases));
+        take_all(tx, found, event, self.now, self.request).await
+    }
+}
+
+/// Takes every lease whose last moment is past to its end.
+pub(super) struct SweepPast {
+    pub(super) now: Timestamp,
+    pub(super) limit: u32,
+}
+
+impl Verb for SweepPast {
+    type Answer = u32;
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<u32, StoreError> {
+        const PAST: &str = "
+            SELECT * FROM leases
+            WHERE state <> 'ended'
+              AND bound_at <= $1
+            ORDER BY bound_at
+            LIMIT $2";
+        let past = sqlx::query(PAST).bind(self.now.unix_millis()).bind(self.limit);
+        take_all(tx, past, LeaseEvent::Tick, self.now, None).await.map(|ended| count(&ended))
+    }
+}
+
+/// Gives up on answers that nobody waits for any more.
+pub(super) struct SweepPending {
+    pub(super) pending_since_before: Timestamp,
+    pub(super) now: Timestamp,
+}
+
+impl Verb for SweepPending {
+    type Answer = u32;
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<u32, StoreError> {
+        const PENDING: &str = "SELECT * FROM leases WHERE state = 'pending' AND pending_since < $1";
+        let pending = sqlx::query(PENDING).bind(self.pending_since_before.unix_millis());
+        take_all(tx, pending, LeaseEvent::LoseAnswer, self.now, None).await.map(|lost| count(&lost))
+    }
+}
+
+/// Takes every lease that a query finds through one event. Returns those that stand elsewhere now.
+async fn take_all(
+    tx: &mut Tx,
+    query: Sql<'_>,
+    event: LeaseEvent,
+    now: Timestamp,
+    request: Option<RequestId>,
+) -> Result<Vec<LeaseId>, StoreError> {
+    let mut moves = Moves::new(now, request);
+    let mut moved = Vec::new();
+    for row in tx.rows("find leases", query).await? {
+        let mut lease = rows::lease(&row)?;
+        if moves.take(tx, &mut lease, event.clone())? {
+            moved.push(lease.lease.id);
+        }
+    }
+    moves.save(tx).await?;
+    Ok(moved)
+}
+
+fn count(leases: &[LeaseId]) -> u32 {
+    u32::try_from(leases.len()).unwrap_or(u32::MAX)
+}
+
+/// Claims due revocations of one provider.
+pub(super) struct Claim {
+    pub(super) provider: String,
+    pub(super) limit: u32,
+    pub(super) claim_for: Ttl,
+    pub(super) now: Timestamp,
+}
+
+impl Verb for Claim {
+    type Answer = Vec<DueRevocation>;
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<Vec<DueRevocation>, StoreError> {
+        const CLAIM: &str = "
+            UPDATE leases
+            SET claimed_until = $1
+            WHERE id IN (
+                SELECT id FROM leases
+                WHERE state = 'revoking'
+                  AND handle IS NOT NULL
+                  AND runs_out_at IS NULL
+                  AND provider = $2
+                  AND next_attempt_at <= $3
+                  AND (claimed_until IS NULL OR claimed_until <= $3)
+                ORDER BY requested_at
+                LIMIT $4
+            )
+            RETURNING *";
+        let claim = sqlx::query(CLAIM)
+            .bind((self.now + self.claim_for).unix_millis())
+            .bind(&self.provider)
+            .bind(self.now.unix_millis())
+            .bind(self.limit);
+        let rows = tx.rows("claim revocations", claim).await?;
+        let mut claimed: Vec<StoredLease> = rows.iter().map(rows::lease).collect::<Result<_, _>>()?;
+        claimed.sort_by_key(|stored| (requested_at(stored), stored.lease.id));
+        let due =
+            |stored: StoredLease| DueRevocation { lease: stored.lease, attempts: stored.queue.attempts };
+        Ok(claimed.into_iter().map(due).collect())
+    }
+}
+
+fn requested_at(stored: &StoredLease) -> Option<Timestamp> {
+    match stored.lease.state {
+        LeaseState::Revoking { requested_at, .. } => Some(requested_at),
+        LeaseState::Pending { .. } | LeaseState::Active { .. } | LeaseState::Ended { .. } => None,
+    }
+}
+
+/// Adds to what takes a lease back. It is no transition: no record is written.
+pub(super) struct AmendHandle {
+    pub(super) lease: LeaseId,
+    pub(super) handle: Handle,
+}
+
+impl Verb for AmendHandle {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        const AMEND: &str = "
+            UPDATE leases
+            SET handle = $1
+            WHERE id = $2
+              AND state IN ('active', 'revoking')
+              AND handle IS NOT NULL";
+        let amend = sqlx::query(AMEND).bind(json(&self.handle)).bind(self.lease.to_string());
+        tx.write("amend a handle", amend).await.map(|_| ())
+    }
+}
+
+/// Notes a try that did not settle it, and when to try again.
+pub(super) struct Postpone {
+    pub(super) lease: LeaseId,
+    pub(super) next_at: Timestamp,
+    pub(super) error: String,
+}
+
+impl Verb for Postpone {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        // Its end may have been recorded in between; then there is nothing to postpone.
+        const POSTPONE: &str = "
+            UPDATE leases
+            SET next_attempt_at = $1, claimed_until = NULL, attempts = attempts + 1, last_error = $2
+            WHERE id = $3
+              AND state = 'revoking'";
+        let postpone = sqlx::query(POSTPONE)
+            .bind(self.next_at.unix_millis())
+            .bind(&self.error)
+            .bind(self.lease.to_string());
+        tx.write("postpone a revocation", postpone).await.map(|_| ())
+    }
+}
