@@ -64,9 +64,7 @@ pub enum VaultConfigError {
     #[error("vault.address {0:?} must be https://host:port, without user, path or query")]
     Address(String),
     /// Tokens would cross the network in the clear.
-    #[error(
-        "vault.address {0:?} is plain http to another machine; use https with vault.ca_file"
-    )]
+    #[error("vault.address {0:?} is plain http to another machine; use https with vault.ca_file")]
     Plain(String),
     /// Nobody is named to vouch for the server.
     #[error("vault.ca_file must name the CA of an https address")]
@@ -186,7 +184,9 @@ mod tests {
 
     #[test]
     fn an_address_is_scheme_host_and_port() {
-        for address in ["vault:8200", "https://u:p@vault", "https://vault/v1", "https://vault/?a=b", "ftp://vault"] {
+        for address in
+            ["vault:8200", "https://u:p@vault", "https://vault/v1", "https://vault/?a=b", "ftp://vault"]
+        {
             let refused = config(&format!("address = {address:?}\nca_file = \"/ca.pem\"")).check();
             assert!(matches!(refused, Err(VaultConfigError::Address(_))), "{address}");
         }
@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn names_cannot_leave_their_place_in_a_path() {
         for mount in ["../sys", "a//b", "", "a?b", "a b", "/jwt"] {
-            let refused = config(&format!("address = \"http://127.0.0.1:1\"\nauth_mount = {mount:?}")).check();
+            let refused =
+                config(&format!("address = \"http://127.0.0.1:1\"\nauth_mount = {mount:?}")).check();
             assert!(matches!(refused, Err(VaultConfigError::Name { field: "auth_mount" })), "{mount}");
         }
         assert!(config("address = \"http://127.0.0.1:1\"\nnamespace = \"team/ml\"").check().is_ok());
@@ -205,9 +206,17 @@ mod tests {
     fn what_is_not_said_has_a_default() {
         let config = config("address = \"http://127.0.0.1:8200\"");
         assert_eq!(
-            (config.auth_mount.as_str(), config.mint_role.as_str(), config.revoke_role.as_str(), config.timeout),
+            (
+                config.auth_mount.as_str(),
+                config.mint_role.as_str(),
+                config.revoke_role.as_str(),
+                config.timeout
+            ),
             ("jwt", "dayfly-mint", "dayfly-revoke", Ttl::seconds(5))
         );
-        assert!(toml::from_str::<VaultConfig>("address = \"http://127.0.0.1\"\naudience = \"v\"\ntoken = \"s\"").is_err());
+        assert!(
+            toml::from_str::<VaultConfig>("address = \"http://127.0.0.1\"\naudience = \"v\"\ntoken = \"s\"")
+                .is_err()
+        );
     }
 }

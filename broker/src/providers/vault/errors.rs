@@ -80,7 +80,9 @@ impl CallError {
 
     fn into_source(self) -> Option<BoxError> {
         match self {
-            CallError::NoLogin { source, .. } | CallError::Unsent(source) | CallError::Unanswered(source) => Some(source),
+            CallError::NoLogin { source, .. } | CallError::Unsent(source) | CallError::Unanswered(source) => {
+                Some(source)
+            }
             CallError::Said { .. } | CallError::Unreadable(_) => None,
         }
     }
@@ -141,7 +143,10 @@ mod tests {
             (said(400, "unknown role x"), Outcome::Refused),
             (said(403, "permission denied"), Outcome::Refused),
             (said(404, ""), Outcome::Refused),
-            (said(429, "request path \"auth/token/create/x\": rate limit quota exceeded"), Outcome::NeverHeard),
+            (
+                said(429, "request path \"auth/token/create/x\": rate limit quota exceeded"),
+                Outcome::NeverHeard,
+            ),
             (said(429, "request path \"auth/token/create/x\": lease count quota exceeded"), Outcome::Unknown),
             (said(473, ""), Outcome::NeverHeard),
             (said(500, "internal error"), Outcome::Unknown),

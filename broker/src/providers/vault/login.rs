@@ -30,6 +30,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(3600);
 const TOO_YOUNG: Duration = Duration::from_secs(10);
 /// A failed login is not tried again for this long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries, when nobody waits for the login.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest sleep between two looks at the logins.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -157,7 +159,9 @@ impl Logins {
         let turn = timeout_at(deadline.into(), login.turn.lock()).await;
         let mut failed_at = turn.map_err(|_| no_login("another call was still at it".into()))?;
         match login.session.load_full() {
-            Some(session) if !session.is_over() && stale.is_none_or(|stale| !Arc::ptr_eq(stale, &session)) => {
+            Some(session)
+                if !session.is_over() && stale.is_none_or(|stale| !Arc::ptr_eq(stale, &session)) =>
+            {
                 return Ok(session);
             }
             _ => {}
@@ -192,7 +196,8 @@ impl Logins {
             .build()
             .expect("every field has a default");
         let answer = self.wire.call(None, request, deadline).await?;
-        let auth = answer.read::<Envelope<Nothing>>()?.auth.ok_or(CallError::Unreadable("it holds no token"))?;
+        let auth =
+            answer.read::<Envelope<Nothing>>()?.auth.ok_or(CallError::Unreadable("it holds no token"))?;
         let health: HealthAnswer = self.wire.call(None, Health {}, deadline).await?.read()?;
         Session::of(auth, health.cluster_id, since)
     }
@@ -203,6 +208,7 @@ impl Logins {
     }
 
     async fn keep_one(&self, login: &Login) {
+        let mut pause = PAUSE;
         loop {
             let due = match login.session.load_full() {
                 Some(session) if !session.is_over() => session.due(login.periodic),
@@ -215,8 +221,12 @@ impl Logins {
                 continue;
             }
             let deadline = Instant::now() + self.timeout;
-            if self.refresh(login, deadline).await.is_err() {
-                tokio::time::sleep(PAUSE).await;
+            match self.refresh(login, deadline).await {
+                Ok(()) => pause = PAUSE,
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
         }
     }
@@ -224,7 +234,9 @@ impl Logins {
     /// Lengthens the session where it can be, else logs in.
     async fn refresh(&self, login: &Login, deadline: Instant) -> Result<(), CallError> {
         let stale = login.session.load_full();
-        if let Some(session) = stale.as_ref().filter(|session| login.periodic && session.renewable && !session.is_over()) {
+        if let Some(session) =
+            stale.as_ref().filter(|session| login.periodic && session.renewable && !session.is_over())
+        {
             match self.renew(session, deadline).await {
                 Ok(renewed) => {
                     login.session.store(Some(Arc::new(renewed)));
@@ -244,7 +256,8 @@ impl Logins {
     async fn renew(&self, session: &Session, deadline: Instant) -> Result<Session, CallError> {
         let since = Instant::now();
         let answer = self.wire.call(Some(&session.token), RenewSelf {}, deadline).await?;
-        let auth = answer.read::<Envelope<Nothing>>()?.auth.ok_or(CallError::Unreadable("it holds no token"))?;
+        let auth =
+            answer.read::<Envelope<Nothing>>()?.auth.ok_or(CallError::Unreadable("it holds no token"))?;
         Ok(Session {
             token: session.token.clone(),
             cluster: session.cluster.clone(),
@@ -273,7 +286,9 @@ impl Session {
             return Err("vault gave a token that fits no header".into());
         }
         if auth.lease_duration == 0 {
-            return Err("vault gave a token without end; its jwt role needs a token_ttl or token_period".into());
+            return Err(
+                "vault gave a token without end; its jwt role needs a token_ttl or token_period".into()
+            );
         }
         let life = Duration::from_secs(auth.lease_duration);
         Ok(Self { token: Arc::new(token), cluster, renewable: auth.renewable, since, life })
@@ -282,5 +297,8 @@ impl Session {
 
 /// An error with its causes, on one line.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

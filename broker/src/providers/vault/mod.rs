@@ -10,6 +10,8 @@ mod errors;
 mod login;
 mod role;
 mod target;
+#[cfg(test)]
+mod tests;
 mod token;
 mod wire;
 
@@ -37,9 +39,7 @@ use self::login::{Logins, REVOKING_LIFE, chain};
 use self::target::Target;
 use self::token::{Held, differences};
 use self::wire::{Answer, Wire};
-use super::{
-    BoxError, Credential, IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError,
-};
+use super::{BoxError, Credential, IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
 
 /// The provider's name.
 const NAME: &str = "vault";
@@ -92,11 +92,17 @@ impl VaultProvider {
                 "there is no such token role; create it first".to_owned()
             }
             Err(error) if error.is_forbidden() => {
-                format!("the login {} may not read it; name it in that login's policy", self.logins.mint.role())
+                format!(
+                    "the login {} may not read it; name it in that login's policy",
+                    self.logins.mint.role()
+                )
             }
             Err(error) => format!("it could not be read: {}", chain(&error)),
         };
-        vec![TemplateFault { path: "role".to_owned(), problem: format!("token role {:?}: {problem}", target.role) }]
+        vec![TemplateFault {
+            path: "role".to_owned(),
+            problem: format!("token role {:?}: {problem}", target.role),
+        }]
     }
 
     /// Holds the revoking login to what an identity outage needs.
@@ -104,13 +110,21 @@ impl VaultProvider {
         let role = self.logins.revoke.role();
         let problem = match self.logins.session(&self.logins.revoke, self.deadline()).await {
             Ok(session) if session.renewable() && session.life() >= REVOKING_LIFE => return None,
-            Ok(_) => format!("the login {role} must outlast an identity outage; give its jwt role token_period=24h"),
+            Ok(_) => format!(
+                "the login {role} must outlast an identity outage; give its jwt role token_period=24h"
+            ),
             Err(error) => chain(&error),
         };
         Some(TemplateFault { path: String::new(), problem })
     }
 
-    async fn create(&self, order: &Order<'_>, target: &Target, ttl: Ttl, deadline: Instant) -> Result<Answer, IssueError> {
+    async fn create(
+        &self,
+        order: &Order<'_>,
+        target: &Target,
+        ttl: Ttl,
+        deadline: Instant,
+    ) -> Result<Answer, IssueError> {
         // Everything the scope says is asked for, though the role says it too: a role that was changed since then can
         // make Vault refuse, not give more.
         let meta = HashMap::from([
@@ -140,8 +154,12 @@ impl VaultProvider {
 
     /// Revokes the token and every token under it. A token that is gone is no error.
     async fn revoke_token(&self, accessor: &str) -> Result<(), CallError> {
-        let request =
-            || RevokeTokenAccessorRequest::builder().accessor(accessor).build().expect("every field has a default");
+        let request = || {
+            RevokeTokenAccessorRequest::builder()
+                .accessor(accessor)
+                .build()
+                .expect("every field has a default")
+        };
         match self.logins.call(&self.logins.revoke, request, self.deadline()).await {
             // "token not found": it is being revoked at this moment, by us or by its expiry. The look-up tells.
             Err(error) if error.says("invalid accessor") || error.says("token not found") => Ok(()),
@@ -151,8 +169,12 @@ impl VaultProvider {
 
     /// Whether Vault no longer knows the accessor. Its index goes last of all that makes a token usable.
     async fn is_token_gone(&self, accessor: &str) -> Result<bool, CallError> {
-        let request =
-            || LookupTokenAccessorRequest::builder().accessor(accessor).build().expect("every field has a default");
+        let request = || {
+            LookupTokenAccessorRequest::builder()
+                .accessor(accessor)
+                .build()
+                .expect("every field has a default")
+        };
         match self.logins.call(&self.logins.revoke, request, self.deadline()).await {
             Err(error) if error.says("invalid accessor") => Ok(true),
             // The accessor is known, the token behind it is not honoured: revoked in part.
@@ -220,13 +242,28 @@ impl Provider for VaultProvider {
         let answer = self.create(order, &target, ttl, deadline).await?;
         let auth = auth_of(&answer).map_err(|error| error.of_issue("auth/token/create"))?;
         let expires_at = order.now + Ttl::from(asked_at.elapsed()) + life_of(&auth, &target);
-        let held = Held { accessor: auth.accessor.clone(), cluster, lease_ids: Vec::new(), kinds: target.kinds.clone() };
+        let held = Held {
+            accessor: auth.accessor.clone(),
+            cluster,
+            lease_ids: Vec::new(),
+            kinds: target.kinds.clone(),
+        };
         let different = differences(&auth, &target, ttl);
         if !different.is_empty() {
-            let what = format!("a token of role {:?} is not what the scope says: {}", target.role, different.join("; "));
-            return Err(IssueError::Misconfigured { provider: NAME, what, handle: held.handle(), expires_at });
+            let what = format!(
+                "a token of role {:?} is not what the scope says: {}",
+                target.role,
+                different.join("; ")
+            );
+            return Err(IssueError::Misconfigured {
+                provider: NAME,
+                what,
+                handle: held.handle(),
+                expires_at,
+            });
         }
-        let credential = Credential::Vault { token: auth.client_token, address: self.wire.address().to_owned() };
+        let credential =
+            Credential::Vault { token: auth.client_token, address: self.wire.address().to_owned() };
         Ok(Issued { credential, expires_at, handle: held.handle() })
     }
 
@@ -243,7 +280,9 @@ impl Provider for VaultProvider {
     ) -> Result<Timestamp, IssueError> {
         let held = match Held::of(lease) {
             Some(Ok(held)) => held,
-            Some(Err(_)) | None => return Err(refuse("the lease has no handle to lengthen it by".to_owned())),
+            Some(Err(_)) | None => {
+                return Err(refuse("the lease has no handle to lengthen it by".to_owned()));
+            }
         };
         let tree = scope.target.render(&lease.parameters).map_err(|changed| refuse(changed.to_string()))?;
         let target = Target::read(&tree).map_err(refuse_target)?;
@@ -256,16 +295,26 @@ impl Provider for VaultProvider {
         }
         let (asked_at, deadline) = (Instant::now(), Instant::now() + slack.as_duration());
         let request = || {
-            let request = RenewTokenAccessorRequest::builder().accessor(held.accessor.as_str()).increment(in_seconds(asked)).build();
+            let request = RenewTokenAccessorRequest::builder()
+                .accessor(held.accessor.as_str())
+                .increment(in_seconds(asked))
+                .build();
             request.expect("every field has a default")
         };
         let answer = self.logins.call(&self.logins.mint, request, deadline).await;
-        let auth = answer.and_then(|answer| auth_of(&answer)).map_err(|error| error.of_issue("auth/token/renew-accessor"))?;
+        let auth = answer
+            .and_then(|answer| auth_of(&answer))
+            .map_err(|error| error.of_issue("auth/token/renew-accessor"))?;
         let expires_at = now + Ttl::from(asked_at.elapsed()) + life_of(&auth, &target);
         let different = differences(&auth, &target, asked);
         if !different.is_empty() {
             let what = format!("the lengthened token is not what the scope says: {}", different.join("; "));
-            return Err(IssueError::Misconfigured { provider: NAME, what, handle: held.handle(), expires_at });
+            return Err(IssueError::Misconfigured {
+                provider: NAME,
+                what,
+                handle: held.handle(),
+                expires_at,
+            });
         }
         Ok(expires_at)
     }
@@ -274,7 +323,9 @@ impl Provider for VaultProvider {
         let asked_at = Instant::now();
         let held = match Held::of(lease) {
             None => return Ok(Revocation::RunsOut),
-            Some(Err(source)) => return Err(unfit("the lease's handle is not one of ours", Some(source.into()))),
+            Some(Err(source)) => {
+                return Err(unfit("the lease's handle is not one of ours", Some(source.into())));
+            }
             Some(Ok(held)) if held.accessor.is_empty() => return Ok(Revocation::RunsOut),
             Some(Ok(held)) => held,
         };
@@ -284,7 +335,9 @@ impl Provider for VaultProvider {
             let what = "this is another cluster than the one that gave the token; configure that one until it is gone";
             return Err(unfit(what, None));
         }
-        self.revoke_token(&held.accessor).await.map_err(|error| error.of_revoke("auth/token/revoke-accessor"))?;
+        self.revoke_token(&held.accessor)
+            .await
+            .map_err(|error| error.of_revoke("auth/token/revoke-accessor"))?;
         let mut gone = self.is_token_gone(&held.accessor).await;
         if !held.lease_ids.is_empty() {
             // Vault has queued them with the token; asked one by one it answers only when each engine has ended its own.
@@ -335,7 +388,8 @@ fn refuse(what: String) -> IssueError {
 }
 
 fn refuse_target(faults: Vec<TemplateFault>) -> IssueError {
-    let faults: Vec<String> = faults.into_iter().map(|fault| format!("{}: {}", fault.path, fault.problem)).collect();
+    let faults: Vec<String> =
+        faults.into_iter().map(|fault| format!("{}: {}", fault.path, fault.problem)).collect();
     refuse(format!("the scope's target cannot be used: {}", faults.join("; ")))
 }
 

@@ -26,7 +26,10 @@ pub(super) fn faults(role: &TokenRole, target: &Target) -> Vec<TemplateFault> {
         };
         fault("policies", format!("{what}; set allowed_policies to {}", list(&target.policies)));
     } else if allowed != target.policies {
-        fault("policies", format!("allowed_policies is {}, the scope says {}", list(&allowed), list(&target.policies)));
+        fault(
+            "policies",
+            format!("allowed_policies is {}, the scope says {}", list(&allowed), list(&target.policies)),
+        );
     }
     if globs(&role.allowed_policies_glob) {
         fault("policies", "allowed_policies_glob must be empty: name each policy".to_owned());
@@ -70,7 +73,12 @@ mod tests {
     }
 
     fn target() -> Target {
-        Target { role: "kb".into(), policies: set(&["kb-read"]), explicit_max_ttl: Ttl::hours(8), kinds: BTreeSet::new() }
+        Target {
+            role: "kb".into(),
+            policies: set(&["kb-read"]),
+            explicit_max_ttl: Ttl::hours(8),
+            kinds: BTreeSet::new(),
+        }
     }
 
     fn closed() -> TokenRole {
@@ -106,7 +114,11 @@ mod tests {
                 "policies",
                 "only disallows",
             ),
-            (TokenRole { allowed_policies: Some(set(&["kb-read", "kb-write"])), ..closed() }, "policies", "kb-write"),
+            (
+                TokenRole { allowed_policies: Some(set(&["kb-read", "kb-write"])), ..closed() },
+                "policies",
+                "kb-write",
+            ),
             (TokenRole { allowed_policies_glob: Some(set(&["kb-*"])), ..closed() }, "policies", "glob"),
             (TokenRole { token_no_default_policy: false, ..closed() }, "policies", "default"),
             (TokenRole { orphan: false, ..closed() }, "role", "orphan"),

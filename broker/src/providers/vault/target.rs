@@ -81,15 +81,17 @@ impl Target {
             match policy.as_str() {
                 "root" | "default" => fault("policies", "root and default are never given to a task"),
                 // Vault lowers the case of policy names.
-                name if !is_policy(name) => {
-                    fault("policies", "a policy's name holds lower-case letters, digits, dot, dash, underscore, slash")
-                }
+                name if !is_policy(name) => fault(
+                    "policies",
+                    "a policy's name holds lower-case letters, digits, dot, dash, underscore, slash",
+                ),
                 _ => {}
             }
         }
-        let explicit_max_ttl = fields.get("explicit_max_ttl").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let explicit_max_ttl =
+            fields.get("explicit_max_ttl").and_then(Value::as_str).and_then(|text| text.parse().ok());
         let explicit_max_ttl: Ttl = explicit_max_ttl.unwrap_or_default();
-        if explicit_max_ttl < FIRST_TTL || explicit_max_ttl.as_millis() % 1000 != 0 {
+        if explicit_max_ttl < FIRST_TTL || !explicit_max_ttl.as_millis().is_multiple_of(1000) {
             fault("explicit_max_ttl", "expected a span of whole seconds like 8h, at least 30s");
         }
         let kinds = fields.get("kinds").map_or_else(BTreeSet::new, |kinds| texts(Some(kinds)));
@@ -116,11 +118,14 @@ impl Target {
 pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
     let mut faults = BTreeMap::new();
     let mut note = |path: &str, problem: String| {
-        faults.entry((path.to_owned(), problem.clone())).or_insert_with(|| TemplateFault { path: path.to_owned(), problem });
+        faults
+            .entry((path.to_owned(), problem.clone()))
+            .or_insert_with(|| TemplateFault { path: path.to_owned(), problem });
     };
     for key in ["role", "policies", "explicit_max_ttl", "kinds"] {
         for name in scope.target.parameters_under(key) {
-            let listed = matches!(scope.parameters.get(&name).map(|spec| &spec.kind), Some(ParameterType::Enum(_)));
+            let listed =
+                matches!(scope.parameters.get(&name).map(|spec| &spec.kind), Some(ParameterType::Enum(_)));
             if !listed {
                 // A role that nobody wrote down is a role that nobody checked.
                 note(key, format!("parameter {name:?} must be of type enum here"));
@@ -143,7 +148,7 @@ pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
         }
     }
     for (name, ttl) in [("default", scope.ttl.default), ("max", scope.ttl.max)] {
-        if ttl.as_millis() % 1000 != 0 {
+        if !ttl.as_millis().is_multiple_of(1000) {
             note("", format!("Vault counts in seconds: spec.ttl.{name} must be whole seconds"));
         }
     }
@@ -168,7 +173,9 @@ pub(super) fn variants(scope: &Scope) -> Result<Vec<Value>, String> {
             .take(MOST_VARIANTS + 1)
             .collect();
         if choices.len() > MOST_VARIANTS {
-            return Err(format!("its parameters name more than {MOST_VARIANTS} token roles; make several scopes"));
+            return Err(format!(
+                "its parameters name more than {MOST_VARIANTS} token roles; make several scopes"
+            ));
         }
     }
     choices.iter().map(|choice| scope.target.render(choice).map_err(|changed| changed.to_string())).collect()
@@ -199,7 +206,7 @@ fn is_policy(name: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use dayfly_domain::parameter::ParameterSpec;
     use dayfly_domain::scope::TtlLimits;
     use dayfly_domain::template::Template;
@@ -207,7 +214,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn scope(target: Value) -> Scope {
+    fn scope(target: Value) -> Scope {
         let list = |values: &[&str]| ParameterType::Enum(values.iter().map(|v| (*v).to_owned()).collect());
         let spec = |kind| ParameterSpec { kind, pattern: None };
         let parameters = BTreeMap::from([
@@ -238,7 +245,8 @@ pub(super) mod tests {
     fn a_whole_target_reads() {
         let target = json!({"role": "kb-{team}", "policies": ["kb-{team}", "kb/read"], "explicit_max_ttl": "8h", "kinds": ["static"]});
         assert_eq!(check(&scope(target.clone())), []);
-        let roles: Vec<Value> = variants(&scope(target)).expect("two").iter().map(|tree| tree["role"].clone()).collect();
+        let roles: Vec<Value> =
+            variants(&scope(target)).expect("two").iter().map(|tree| tree["role"].clone()).collect();
         assert_eq!(roles, ["kb-red", "kb-blue"]);
     }
 

@@ -44,7 +44,11 @@ impl Held {
     pub(super) fn stays(&self) -> String {
         let stays = |kind: &&Kind| matches!(kind, Kind::Static | Kind::Certificate);
         let words: Vec<&str> = self.kinds.iter().filter(stays).map(|kind| kind.as_str()).collect();
-        if words.is_empty() { String::new() } else { format!("; what was read of kind {} stays with its reader", words.join(", ")) }
+        if words.is_empty() {
+            String::new()
+        } else {
+            format!("; what was read of kind {} stays with its reader", words.join(", "))
+        }
     }
 }
 
@@ -52,7 +56,8 @@ impl Held {
 pub(super) fn differences(auth: &Auth, target: &Target, at_most: Ttl) -> Vec<String> {
     let mut found = Vec::new();
     if auth.policies != target.policies {
-        let names = |policies: &BTreeSet<String>| policies.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let names =
+            |policies: &BTreeSet<String>| policies.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         found.push(format!("its policies are {}, not {}", names(&auth.policies), names(&target.policies)));
     }
     if !auth.orphan {
@@ -124,8 +129,14 @@ mod tests {
             kinds: [Kind::Static].into(),
         };
         let Handle(value) = held.handle();
-        assert_eq!(value, json!({"accessor": "acc", "cluster": "c", "lease_ids": ["pki/issue/a/b"], "kinds": ["static"]}));
+        assert_eq!(
+            value,
+            json!({"accessor": "acc", "cluster": "c", "lease_ids": ["pki/issue/a/b"], "kinds": ["static"]})
+        );
         assert_eq!(Held::deserialize(&value).expect("reads"), held);
-        assert_eq!(Held::deserialize(&json!({"accessor": "acc"})).expect("reads").lease_ids, Vec::<String>::new());
+        assert_eq!(
+            Held::deserialize(&json!({"accessor": "acc"})).expect("reads").lease_ids,
+            Vec::<String>::new()
+        );
     }
 }

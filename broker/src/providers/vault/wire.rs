@@ -38,7 +38,8 @@ impl Answer {
     /// Reads the body.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         // The parser's error may quote what it read, a token perhaps: it is dropped.
-        serde_json::from_slice(&self.body).map_err(|_| CallError::Unreadable("it is not the JSON that Vault documents"))
+        serde_json::from_slice(&self.body)
+            .map_err(|_| CallError::Unreadable("it is not the JSON that Vault documents"))
     }
 }
 
@@ -94,7 +95,11 @@ impl Wire {
         Err(CallError::Said { status: status.as_u16(), errors: words(&body) })
     }
 
-    fn request<E: Endpoint>(&self, token: Option<&Secret>, endpoint: E) -> Result<reqwest::Request, BoxError> {
+    fn request<E: Endpoint>(
+        &self,
+        token: Option<&Secret>,
+        endpoint: E,
+    ) -> Result<reqwest::Request, BoxError> {
         let mut middleware = EndpointMiddleware {
             token: token.map(|token| token.expose().to_owned()).unwrap_or_default(),
             version: "v1".to_owned(),
