@@ -159,10 +159,7 @@ mod tests {
     }
 
     /// Serves one connection after the other.
-    async fn server<F: Future<Output = ()> + Send>(serve: fn(TcpStream) -> F) -> String
-    where
-        F: 'static,
-    {
+    async fn server<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -> F) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(async move {
