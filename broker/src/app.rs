@@ -30,13 +30,13 @@ use crate::operations::apply::reload;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
 use crate::providers::Catalogue;
+use crate::providers::aws::AwsProvider;
 use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::VaultProvider;
 use crate::public::introspection;
 use crate::public::{Discovery, Introspector, Ledger};
 use crate::revoker::{self, Wake};
 use crate::signer::{FileSigner, Signer};
-use crate::store::Store;
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::{janitor, listen};
 
@@ -48,6 +48,7 @@ const MAX_ADMIN_REQUEST: usize = dayfly_domain::document::MAX_INPUT + 64 * 1024;
 /// A broker whose listeners stand.
 pub struct App {
     broker: Arc<Broker>,
+    store: Arc<SqliteStore>,
     servers: TaskTracker,
     stop: CancellationToken,
 }
@@ -55,7 +56,7 @@ pub struct App {
 impl App {
     /// Opens state and keys, learns who the broker is, starts every part.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
+        let store = Arc::new(open_store(&config).await?);
         let signer: Arc<dyn Signer> =
             Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
         let stop = CancellationToken::new();
@@ -68,7 +69,7 @@ impl App {
         }
         let catalogue = build_catalogue(&config, &identity, &own, &signer).await?;
         let broker = Arc::new(Broker {
-            store,
+            store: Arc::<SqliteStore>::clone(&store),
             rules: ArcSwap::default(),
             catalogue,
             clock: Clock::default(),
@@ -82,7 +83,7 @@ impl App {
             tracker: TaskTracker::new(),
             limits: config.limits.clone(),
         });
-        let app = Self { broker, servers, stop };
+        let app = Self { broker, store, servers, stop };
         app.record_start(&own).await?;
         reload(&app.broker).await.context("the stored documents")?;
         revoker::start(&app.broker, &app.servers, &app.stop);
@@ -98,8 +99,10 @@ impl App {
 
     /// Waits until told to stop, then lets calls in flight finish within the drain's time.
     pub async fn run(self, told: impl Future<Output = ()>) {
-        told.await;
-        tracing::info!("draining");
+        tokio::select! {
+            () = told => tracing::info!("draining"),
+            () = self.store.stopped() => tracing::error!("the store's writer is gone: nothing can be recorded any more"),
+        }
         self.stop.cancel();
         self.servers.close();
         self.broker.tracker.close();
@@ -115,6 +118,7 @@ impl App {
         if let Err(error) = self.broker.store.write_records(vec![record]).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the stop could not be recorded");
         }
+        self.store.close().await;
     }
 
     async fn record_start(&self, own: &SpiffeId) -> anyhow::Result<()> {
@@ -280,13 +284,17 @@ async fn build_catalogue(
     own: &SpiffeId,
     signer: &Arc<dyn Signer>,
 ) -> anyhow::Result<Catalogue> {
-    let federation = std::iter::empty();
+    let federation = config.aws.iter().map(|aws| aws.audience.clone());
     let reserved = Reserved::new(config.issuer.url.clone(), own.clone(), federation);
     let options = TokenOptions { dev: config.dev, introspection: config.introspection.is_some() };
     let token = TokenProvider::new(Arc::clone(signer), config.issuer.url.clone(), reserved, options);
     let mut catalogue = Catalogue::default().with(Arc::new(token));
     if let Some(vault) = &config.vault {
         let provider = VaultProvider::start(vault.clone(), identity.clone()).await.context("vault")?;
+        catalogue = catalogue.with(Arc::new(provider));
+    }
+    if let Some(aws) = &config.aws {
+        let provider = AwsProvider::new(aws, &config.issuer.url, Arc::clone(signer)).context("aws")?;
         catalogue = catalogue.with(Arc::new(provider));
     }
     Ok(catalogue)

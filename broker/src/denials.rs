@@ -74,7 +74,8 @@ mod tests {
         let denials = Denials::new(2);
         let who: SpiffeId = "spiffe://example.org/tool/a".parse().expect("an id");
         let now = Timestamp::from_unix_millis(0);
-        let admitted = (0..100).filter(|_| denials.admit(&who, DenyReason::ScopeNotGranted, "s", now)).count();
+        let admitted =
+            (0..100).filter(|_| denials.admit(&who, DenyReason::ScopeNotGranted, "s", now)).count();
         assert_eq!(admitted, 2);
         assert!(denials.flush(now).is_empty());
         let records = denials.flush(now + WINDOW);

@@ -64,7 +64,11 @@ impl Worker {
                 Ok(_) => continue,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
-                    tracing::error!(provider = worker.provider.name(), error, "the revocation queue could not be read");
+                    tracing::error!(
+                        provider = worker.provider.name(),
+                        error,
+                        "the revocation queue could not be read"
+                    );
                 }
             }
             tokio::select! {
@@ -109,7 +113,11 @@ impl Worker {
         let answer = tokio::time::timeout(limit, self.provider.revoke(&lease, self.broker.clock.now())).await;
         fault_point!("revoke.after_target");
         let answer = answer.unwrap_or_else(|_| {
-            Err(RevokeError { provider: self.provider.name(), what: "no answer in time".to_owned(), source: None })
+            Err(RevokeError {
+                provider: self.provider.name(),
+                what: "no answer in time".to_owned(),
+                source: None,
+            })
         });
         let recorded = match answer {
             Ok(Revocation::Verified { evidence }) => self.verified(&lease, evidence).await,

@@ -18,6 +18,7 @@ pub mod spire;
 pub mod uids;
 pub mod vault;
 pub mod wait;
+pub mod world;
 
 pub use minio::Minio;
 pub use moto::Moto;
@@ -31,3 +32,4 @@ pub use spire::{Entry, Spire, SpireOptions};
 pub use uids::Uid;
 pub use vault::Vault;
 pub use wait::eventually;
+pub use world::{World, WorldOptions};

@@ -88,7 +88,8 @@ impl AdminService for Api {
         let kind = kind(&asked.kind, id)?;
         let loaded = self.broker.store.load_documents().await;
         let (_, rows) = loaded.map_err(|error| status::of(error.into(), id))?;
-        let found = rows.iter().find(|row| row.document.key.kind == kind && row.document.key.name == asked.name);
+        let found =
+            rows.iter().find(|row| row.document.key.kind == kind && row.document.key.name == asked.name);
         let found = found.ok_or_else(|| unknown(kind.as_str(), &asked.name, id))?;
         Ok(Response::new(v1::GetDocumentResponse { document: Some(document(found)) }))
     }
@@ -96,7 +97,8 @@ impl AdminService for Api {
     async fn list_nodes(&self, rpc: Rpc<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
         let (id, _) = self.admin(&rpc, Verb::Read).await?;
         let rows = self.broker.store.nodes().await.map_err(|error| status::of(error.into(), id))?;
-        let silent_before = self.broker.clock.now() - self.broker.limits.heartbeat_interval
+        let silent_before = self.broker.clock.now()
+            - self.broker.limits.heartbeat_interval
             - self.broker.limits.heartbeat_interval;
         let nodes = rows.into_iter().map(|row| {
             let state = match row.state {
@@ -135,11 +137,15 @@ impl AdminService for Api {
         let task = wire::task_id(&rpc.get_ref().task_id, id)?;
         let lineage = self.broker.store.lineage(task).await.map_err(|error| status::of(error.into(), id))?;
         let found = lineage.last().ok_or_else(|| unknown("task", &rpc.get_ref().task_id, id))?;
-        let filter = LeaseFilter { task: Some(task), include_ended: true, limit: 1_000, ..LeaseFilter::default() };
+        let filter =
+            LeaseFilter { task: Some(task), include_ended: true, limit: 1_000, ..LeaseFilter::default() };
         let rows = self.broker.store.leases(filter).await.map_err(|error| status::of(error.into(), id))?;
         let live = rows.iter().filter(|row| row.lease.state.name() != "ended").count();
         let task = wire::task(found, u32::try_from(live).unwrap_or(u32::MAX));
-        Ok(Response::new(v1::GetTaskResponse { task: Some(task), leases: rows.iter().map(wire::lease).collect() }))
+        Ok(Response::new(v1::GetTaskResponse {
+            task: Some(task),
+            leases: rows.iter().map(wire::lease).collect(),
+        }))
     }
 
     async fn list_leases(&self, rpc: Rpc<v1::ListLeasesRequest>) -> Answer<v1::ListLeasesResponse> {
@@ -231,7 +237,9 @@ fn parsed<T: std::str::FromStr>(text: &str, field: &str, id: RequestId) -> Resul
     if text.is_empty() {
         return Ok(None);
     }
-    let fault = |_| status::invalid("FILTER_INVALID", format!("{field} is malformed"), "correct it or leave it out", id);
+    let fault = |_| {
+        status::invalid("FILTER_INVALID", format!("{field} is malformed"), "correct it or leave it out", id)
+    };
     text.parse().map(Some).map_err(fault)
 }
 

@@ -22,7 +22,10 @@ use crate::operations::{Broker, OperationError, end_task, issue, open_task, rene
 
 #[tonic::async_trait]
 impl CredentialService for Api {
-    async fn open_task(&self, rpc: Rpc<v1::OpenTaskRequest>) -> Result<Response<v1::OpenTaskResponse>, Status> {
+    async fn open_task(
+        &self,
+        rpc: Rpc<v1::OpenTaskRequest>,
+    ) -> Result<Response<v1::OpenTaskResponse>, Status> {
         let id = self.new_request_id();
         let peer = peer_of(&rpc, id)?;
         let asked = rpc.into_inner();
@@ -33,7 +36,12 @@ impl CredentialService for Api {
             // Only an agent can know from the kernel what its caller stands in.
             _ if request.caller.via.node().is_none() => {
                 let next = "leave `parent_task_id` out; child tasks are opened through a node agent";
-                return Err(status::invalid("PARENT_NOT_YOURS", "a direct caller may not name a parent", next, id));
+                return Err(status::invalid(
+                    "PARENT_NOT_YOURS",
+                    "a direct caller may not name a parent",
+                    next,
+                    id,
+                ));
             }
             parent => Some(wire::task_id(parent, id)?),
         };
@@ -45,7 +53,8 @@ impl CredentialService for Api {
             intent: asked.intent,
             labels,
         };
-        let opened = open_task::open_task(&self.broker, request, wish).await.map_err(|e| status::of(e, id))?;
+        let opened =
+            open_task::open_task(&self.broker, request, wish).await.map_err(|e| status::of(e, id))?;
         let provider = |(scope, provider)| v1::ScopeProvider { scope, provider };
         Ok(Response::new(v1::OpenTaskResponse {
             task_id: opened.task.to_string(),
@@ -123,7 +132,10 @@ impl CredentialService for Api {
 
     type WatchTaskStream = Pin<Box<dyn Stream<Item = Result<v1::WatchTaskResponse, Status>> + Send>>;
 
-    async fn watch_task(&self, rpc: Rpc<v1::WatchTaskRequest>) -> Result<Response<Self::WatchTaskStream>, Status> {
+    async fn watch_task(
+        &self,
+        rpc: Rpc<v1::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let id = self.new_request_id();
         let peer = peer_of(&rpc, id)?;
         let asked = rpc.into_inner();

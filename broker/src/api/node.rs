@@ -26,7 +26,10 @@ const MAX_INVENTORY: usize = 5_000;
 impl NodeService for Api {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::AttachResponse, Status>> + Send>>;
 
-    async fn attach(&self, rpc: Rpc<Streaming<v1::AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        rpc: Rpc<Streaming<v1::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         let id = self.new_request_id();
         let peer = peer_of(&rpc, id)?;
         // A new stream needs a fresh identity; an established one goes on taking ends without it.
@@ -34,10 +37,18 @@ impl NodeService for Api {
         let mut incoming = rpc.into_inner();
         let hello = match incoming.message().await?.and_then(|first| first.message) {
             Some(FromAgent::Hello(hello)) if hello.boot_id.len() <= 64 => hello,
-            _ => return Err(status::invalid("HELLO_MISSING", "the first message is `hello`", "update the agent", id)),
+            _ => {
+                return Err(status::invalid(
+                    "HELLO_MISSING",
+                    "the first message is `hello`",
+                    "update the agent",
+                    id,
+                ));
+            }
         };
         let node = spiffe_id(&peer.spiffe_id);
-        let attached = Attached::new(&self.broker, node, &hello.boot_id).await.map_err(|e| status::of_node(e, id))?;
+        let attached =
+            Attached::new(&self.broker, node, &hello.boot_id).await.map_err(|e| status::of_node(e, id))?;
         let (sender, receiver) = mpsc::channel(64);
         let welcome = v1::Welcome {
             epoch: attached.epoch,
@@ -131,9 +142,10 @@ fn told(notice: Notice) -> ToAgent {
         Notice::TaskOver { task, cause } => {
             ToAgent::EndTask(v1::EndTaskOrder { task_id: task.to_string(), cause: cause.to_string() })
         }
-        Notice::LeaseRevoked { lease } => {
-            ToAgent::LeaseRevoked(v1::LeaseRevokedNotice { task_id: String::new(), lease_id: lease.to_string() })
-        }
+        Notice::LeaseRevoked { lease } => ToAgent::LeaseRevoked(v1::LeaseRevokedNotice {
+            task_id: String::new(),
+            lease_id: lease.to_string(),
+        }),
     }
 }
 

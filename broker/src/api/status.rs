@@ -26,13 +26,20 @@ pub fn of(error: OperationError, request: RequestId) -> Status {
         Code::Internal | Code::Unavailable | Code::Aborted => {
             tracing::error!(request_id = %request, reason, error = dayfly_client::chain(&error), "request failed");
         }
-        _ => tracing::info!(request_id = %request, reason, error = dayfly_client::chain(&error), "request refused"),
+        _ => {
+            tracing::info!(request_id = %request, reason, error = dayfly_client::chain(&error), "request refused")
+        }
     }
     Refusal { code, reason, message, next, request_id: request.to_string(), retry_after }.into()
 }
 
 /// A request that makes no sense.
-pub fn invalid(reason: &'static str, message: impl Into<String>, next: &'static str, request: RequestId) -> Status {
+pub fn invalid(
+    reason: &'static str,
+    message: impl Into<String>,
+    next: &'static str,
+    request: RequestId,
+) -> Status {
     of(OperationError::Invalid { reason, message: message.into(), next }, request)
 }
 
@@ -81,22 +88,28 @@ fn classify(error: &OperationError) -> Class {
         OperationError::Provider(IssueError::Refuse { .. }) => {
             plain(Code::FailedPrecondition, "PROVIDER_REFUSED", "show the request id to the platform team")
         }
-        OperationError::Provider(IssueError::Misconfigured { .. }) => {
-            plain(Code::FailedPrecondition, "PROVIDER_MISCONFIGURED", "show the request id to the platform team")
-        }
+        OperationError::Provider(IssueError::Misconfigured { .. }) => plain(
+            Code::FailedPrecondition,
+            "PROVIDER_MISCONFIGURED",
+            "show the request id to the platform team",
+        ),
         OperationError::Provider(IssueError::Unreach { .. } | IssueError::Unresolved { .. }) => (
             Code::Unavailable,
             "PROVIDER_UNREACHABLE",
             "nothing was issued; ask again in a moment".to_owned(),
             Some(Duration::from_secs(1)),
         ),
-        OperationError::Unresolved { .. } => {
-            plain(Code::Aborted, "PROVIDER_DID_NOT_ANSWER", "ask anew; what may have been issued is taken back")
-        }
+        OperationError::Unresolved { .. } => plain(
+            Code::Aborted,
+            "PROVIDER_DID_NOT_ANSWER",
+            "ask anew; what may have been issued is taken back",
+        ),
         OperationError::Store(error) => classify_store(error),
-        OperationError::NotAdmin(_) => {
-            plain(Code::PermissionDenied, "NOT_ADMIN", "use an identity named in [admins] of the broker's configuration")
-        }
+        OperationError::NotAdmin(_) => plain(
+            Code::PermissionDenied,
+            "NOT_ADMIN",
+            "use an identity named in [admins] of the broker's configuration",
+        ),
         OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
     }
@@ -104,28 +117,36 @@ fn classify(error: &OperationError) -> Class {
 
 fn classify_caller(error: &CallerError) -> Class {
     let (code, reason, next) = match error {
-        CallerError::PeerExpired { .. } => (Code::Unauthenticated, "PEER_EXPIRED", "connect anew with a fresh SVID"),
-        CallerError::NotANode { .. } => {
-            (Code::PermissionDenied, "NOT_A_NODE", "workloads bring no subject token; agents need a Node document")
+        CallerError::PeerExpired { .. } => {
+            (Code::Unauthenticated, "PEER_EXPIRED", "connect anew with a fresh SVID")
         }
+        CallerError::NotANode { .. } => (
+            Code::PermissionDenied,
+            "NOT_A_NODE",
+            "workloads bring no subject token; agents need a Node document",
+        ),
         CallerError::NoSubjectToken { .. } => {
             (Code::Unauthenticated, "SUBJECT_TOKEN_MISSING", "an agent brings the workload's JWT-SVID")
         }
         CallerError::SubjectToken { source: dayfly_client::JwtError::NoKeys { .. } } => {
             (Code::Unavailable, "NO_BUNDLES", "the broker has no trust bundles now; ask again")
         }
-        CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => {
-            (Code::Unauthenticated, "SUBJECT_TOKEN_INVALID", "fetch a JWT-SVID whose sole audience is <broker>?via=<agent>")
-        }
+        CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => (
+            Code::Unauthenticated,
+            "SUBJECT_TOKEN_INVALID",
+            "fetch a JWT-SVID whose sole audience is <broker>?via=<agent>",
+        ),
         CallerError::SubjectTokenStale { .. } => {
             (Code::Unauthenticated, "SUBJECT_TOKEN_STALE", "fetch a fresh JWT-SVID")
         }
         CallerError::NotItsWorkload { .. } => {
             (Code::PermissionDenied, "NODE_MAY_NOT_SPEAK_FOR", "add the workload to the Node document")
         }
-        CallerError::NoStage { .. } => {
-            (Code::PermissionDenied, "IDENTITY_UNKNOWN", "ask the platform team to add your SPIFFE ID to a Stage document")
-        }
+        CallerError::NoStage { .. } => (
+            Code::PermissionDenied,
+            "IDENTITY_UNKNOWN",
+            "ask the platform team to add your SPIFFE ID to a Stage document",
+        ),
         CallerError::StageThroughAgent { .. } => {
             (Code::PermissionDenied, "STAGE_THROUGH_AGENT", "admins and nodes use their own X.509-SVID")
         }
@@ -136,16 +157,24 @@ fn classify_caller(error: &CallerError) -> Class {
 fn classify_store(error: &StoreError) -> Class {
     let plain = |code, reason, next: &str| (code, reason, next.to_owned(), None);
     match error {
-        StoreError::TaskNotOpen => plain(Code::PermissionDenied, "TASK_NOT_OPEN", DenyReason::TaskNotOpen.next()),
+        StoreError::TaskNotOpen => {
+            plain(Code::PermissionDenied, "TASK_NOT_OPEN", DenyReason::TaskNotOpen.next())
+        }
         StoreError::Unknown(_) => plain(Code::NotFound, "UNKNOWN", "list what there is"),
-        StoreError::StaleRevision { .. } => plain(Code::Aborted, "STALE_REVISION", "read the documents anew and apply again"),
+        StoreError::StaleRevision { .. } => {
+            plain(Code::Aborted, "STALE_REVISION", "read the documents anew and apply again")
+        }
         StoreError::NodeAttachedElsewhere { .. } => plain(
             Code::FailedPrecondition,
             "NODE_ATTACHED_ELSEWHERE",
             "give each machine a SPIFFE ID of its own, or wait until the other stream lapses",
         ),
-        StoreError::TooManyLeases { .. } => plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed"),
-        StoreError::Illegal(_) => plain(Code::FailedPrecondition, "ILLEGAL_TRANSITION", "read the lease's state anew"),
+        StoreError::TooManyLeases { .. } => {
+            plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed")
+        }
+        StoreError::Illegal(_) => {
+            plain(Code::FailedPrecondition, "ILLEGAL_TRANSITION", "read the lease's state anew")
+        }
         StoreError::Database { .. } => (
             Code::Unavailable,
             "STORE_UNAVAILABLE",

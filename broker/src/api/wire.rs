@@ -24,7 +24,9 @@ const MAX_LABELS: usize = 32;
 
 /// A task's id.
 pub fn task_id(text: &str, request: RequestId) -> Result<TaskId, Status> {
-    text.parse().map_err(|_| invalid("ID_INVALID", "task_id is not a task's id", "use the id OpenTask returned", request))
+    text.parse().map_err(|_| {
+        invalid("ID_INVALID", "task_id is not a task's id", "use the id OpenTask returned", request)
+    })
 }
 
 /// A lease's id.
@@ -42,7 +44,8 @@ pub fn key(text: String) -> Option<Secret> {
 pub fn ask(wire: Option<v1::ScopeRequest>, request: RequestId) -> Result<ScopeAsk, Status> {
     let next = "name a scope";
     let wire = wire.ok_or_else(|| invalid("SCOPE_MISSING", "scope is missing", next, request))?;
-    let too_long = wire.parameters.iter().any(|(name, value)| name.len() > MAX_TEXT || value.len() > MAX_TEXT);
+    let too_long =
+        wire.parameters.iter().any(|(name, value)| name.len() > MAX_TEXT || value.len() > MAX_TEXT);
     if wire.scope.is_empty() || wire.scope.len() > MAX_TEXT {
         return Err(invalid("SCOPE_MISSING", "scope has no name, or one that is too long", next, request));
     }
@@ -60,7 +63,8 @@ pub fn ceiling(wire: Vec<v1::ScopeRequest>, request: RequestId) -> Result<Ceilin
         let message = format!("a ceiling has at most {} lines", Ceiling::MAX_LINES);
         return Err(invalid("CEILING_TOO_LONG", message, "open several tasks", request));
     }
-    let lines: Result<Vec<ScopeAsk>, Status> = wire.into_iter().map(|line| ask(Some(line), request)).collect();
+    let lines: Result<Vec<ScopeAsk>, Status> =
+        wire.into_iter().map(|line| ask(Some(line), request)).collect();
     Ok(Ceiling::new(lines?))
 }
 
@@ -69,7 +73,8 @@ pub fn span(wire: Option<prost_types::Duration>, request: RequestId) -> Result<O
     let Some(wire) = wire else { return Ok(None) };
     let span = std::time::Duration::try_from(wire);
     let next = "give a positive duration";
-    span.map(|span| Some(Ttl::from(span))).map_err(|_| invalid("DURATION_INVALID", "a duration is negative", next, request))
+    span.map(|span| Some(Ttl::from(span)))
+        .map_err(|_| invalid("DURATION_INVALID", "a duration is negative", next, request))
 }
 
 /// What the agent observed of an anchor.
@@ -79,11 +84,21 @@ pub fn anchor(wire: Option<v1::Anchor>, request: RequestId) -> Result<Option<Anc
         v1::anchor::Kind::CgroupOwned => AnchorKind::CgroupOwned,
         v1::anchor::Kind::Process => AnchorKind::Process,
         v1::anchor::Kind::Stream | v1::anchor::Kind::Unspecified => {
-            return Err(invalid("ANCHOR_INVALID", "an agent names a cgroup or a process", "update the node agent", request));
+            return Err(invalid(
+                "ANCHOR_INVALID",
+                "an agent names a cgroup or a process",
+                "update the node agent",
+                request,
+            ));
         }
     };
     if wire.boot_id.len() > 64 || wire.attested_by.len() > 64 {
-        return Err(invalid("ANCHOR_INVALID", "the anchor's text is too long", "update the node agent", request));
+        return Err(invalid(
+            "ANCHOR_INVALID",
+            "the anchor's text is too long",
+            "update the node agent",
+            request,
+        ));
     }
     Ok(Some(Anchor {
         kind,
@@ -102,8 +117,12 @@ pub fn claimed(
     request: RequestId,
 ) -> Result<BTreeMap<String, String>, Status> {
     let long = |text: &str| text.len() > MAX_TEXT;
-    if long(intent) || labels.len() > MAX_LABELS || labels.iter().any(|(name, value)| long(name) || long(value)) {
-        let message = format!("at most {MAX_LABELS} labels; intent and labels have at most {MAX_TEXT} bytes each");
+    if long(intent)
+        || labels.len() > MAX_LABELS
+        || labels.iter().any(|(name, value)| long(name) || long(value))
+    {
+        let message =
+            format!("at most {MAX_LABELS} labels; intent and labels have at most {MAX_TEXT} bytes each");
         return Err(invalid("CLAIM_TOO_LONG", message, "shorten it", request));
     }
     Ok(labels.into_iter().collect())
@@ -162,7 +181,8 @@ pub fn issued(answer: Answer) -> v1::IssueCredentialResponse {
 pub fn renewed(answer: Answer) -> v1::RenewLeaseResponse {
     use v1::issue_credential_response::Credential as Issued;
     use v1::renew_lease_response::Credential as Wire;
-    let v1::IssueCredentialResponse { lease_id, expires_at, refresh_at, promise, credential } = issued(answer);
+    let v1::IssueCredentialResponse { lease_id, expires_at, refresh_at, promise, credential } =
+        issued(answer);
     let credential = credential.map(|credential| match credential {
         Issued::Aws(aws) => Wire::Aws(aws),
         Issued::Vault(vault) => Wire::Vault(vault),

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::limits::Limits;
+use crate::providers::aws::AwsConfig;
 use crate::providers::vault::VaultConfig;
 use crate::public::{IntrospectionConfig, IssuerConfig};
 
@@ -77,6 +78,8 @@ pub struct Config {
     pub introspection: Option<IntrospectionConfig>,
     /// Vault, if there is one.
     pub vault: Option<VaultConfig>,
+    /// AWS, or a service that speaks its STS.
+    pub aws: Option<AwsConfig>,
     /// Times and limits.
     #[serde(default)]
     pub limits: Limits,

@@ -31,7 +31,6 @@ pub struct World {
     servers: Vec<Server>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
-    waits: u32,
 }
 
 impl World {
@@ -55,7 +54,6 @@ impl World {
             servers: Vec::new(),
             stop: None,
             running: None,
-            waits: 0,
         };
         let endpoint = world.workload_api(BROKER).await;
         let config = world.write_config(&endpoint, limits);
@@ -99,26 +97,12 @@ url = "http://127.0.0.1:9/dayfly"
 
     async fn start(&mut self, config: &Path) {
         let config = Config::load(config).expect("a valid configuration");
-        let app = loop {
-            // The store of an earlier life in this process lets go of its folder a moment after that life is over.
-            match App::start(config.clone()).await {
-                Ok(app) => break app,
-                Err(error) if format!("{error:#}").contains("in use") && self.patience() => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(error) => panic!("the broker does not start: {error:#}"),
-            }
-        };
+        let app = App::start(config).await.expect("a broker that starts");
         let (stop, told) = oneshot::channel();
         self.stop = Some(stop);
         self.running = Some(tokio::spawn(app.run(async {
             let _ = told.await;
         })));
-    }
-
-    fn patience(&mut self) -> bool {
-        self.waits += 1;
-        self.waits < 200
     }
 
     /// Stops the broker and starts it anew on the same state.
