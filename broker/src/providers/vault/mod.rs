@@ -319,6 +319,11 @@ impl Provider for VaultProvider {
         Ok(expires_at)
     }
 
+    fn note_target_lease(&self, handle: &Handle, target_lease: &str) -> Option<Handle> {
+        let mut held = Held::deserialize(&handle.0).ok()?;
+        held.note(target_lease).then(|| held.handle())
+    }
+
     async fn revoke(&self, lease: &Lease, now: Timestamp) -> Result<Revocation, RevokeError> {
         let asked_at = Instant::now();
         let held = match Held::of(lease) {

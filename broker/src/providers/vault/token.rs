@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::endpoints::Auth;
 use super::target::{Kind, Target};
 
+/// Longest id of a lease at Vault that is kept.
+const MAX_LEASE_ID: usize = 512;
+/// Most leases of one token that are ended by name; the rest ends with the token.
+const MAX_LEASES: usize = 256;
+
 /// The handle of a lease, as it stands in its row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
@@ -38,6 +43,24 @@ impl Held {
             LeaseState::Pending { .. } | LeaseState::Ended { .. } => return None,
         };
         Some(Held::deserialize(&handle.0))
+    }
+
+    /// Takes in the id of a lease that was read with the token. False if it is known, malformed, or one too many.
+    pub(super) fn note(&mut self, lease_id: &str) -> bool {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+        // Vault's own ids: the path that was read, then a random name. Login leases (`auth/…`) are tokens of others.
+        let of_an_engine = lease_id.len() <= MAX_LEASE_ID
+            && lease_id.contains('/')
+            && !lease_id.starts_with("auth/")
+            && !lease_id.contains("..")
+            && lease_id.bytes().all(legal);
+        let wanted = of_an_engine
+            && self.lease_ids.len() < MAX_LEASES
+            && !self.lease_ids.iter().any(|id| id == lease_id);
+        if wanted {
+            self.lease_ids.push(lease_id.to_owned());
+        }
+        wanted
     }
 
     /// What the end of the token does not undo.
