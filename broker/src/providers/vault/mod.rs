@@ -20,11 +20,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use dayfly_domain::lease::Lease;
+use dayfly_domain::lease::{Handle, Lease};
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::template::TemplateFault;
 use dayfly_domain::time::{Timestamp, Ttl};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::Deserialize as _;
 use tokio_util::task::AbortOnDropHandle;
 use vaultrs::api::token::requests::{
     CreateRoleTokenRequest, LookupTokenAccessorRequest, ReadTokenRoleRequest, RenewTokenAccessorRequest,
