@@ -1,0 +1,359 @@
+//! `spec.target.aws` of a scope: which role, and what its sessions may do.
+
+use dayfly_domain::parameter::{MAX_PATH, MAX_SEGMENT, ParameterSpec, ParameterType, Parameters};
+use dayfly_domain::scope::Scope;
+use dayfly_domain::template::{Template, TemplateFault};
+use dayfly_domain::time::Ttl;
+use serde_json::{Map, Value};
+
+use super::config::is_region;
+use super::policy::{self, LONGEST_POLICY};
+
+/// AWS, AssumeRoleWithWebIdentity, DurationSeconds: at least 900.
+pub(super) const SHORTEST_SESSION: Ttl = Ttl::minutes(15);
+
+/// Every key of a target.
+const KEYS: [&str; 3] = ["role_arn", "region", "session_policy"];
+/// Most roles that one scope may stand for.
+const MOST_VARIANTS: usize = 256;
+
+/// A rendered target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The role.
+    pub(super) role_arn: String,
+    /// Where the workload uses the session; empty if the scope does not say.
+    pub(super) region: String,
+    /// The session policy, as it is sent.
+    pub(super) policy: String,
+}
+
+impl Target {
+    /// Reads a rendered tree. The scope was checked when it was applied, so a fault here is the first and enough.
+    pub(super) fn read(tree: &Value) -> Result<Self, TemplateFault> {
+        let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let target = Self {
+            role_arn: text("role_arn"),
+            region: text("region"),
+            policy: tree["session_policy"].to_string(),
+        };
+        let length = target.policy.chars().count();
+        if !tree["session_policy"].is_object() {
+            return Err(fault("session_policy", "missing"));
+        }
+        if length > LONGEST_POLICY {
+            let problem = format!("has {length} characters with these values; AWS takes {LONGEST_POLICY}");
+            return Err(fault("session_policy", &problem));
+        }
+        role_and_region(&target.role_arn, tree.get("region")).map_or(Ok(target), Err)
+    }
+}
+
+/// Checks a scope without asking AWS: every fault, once.
+pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
+    let Some(fields) = scope.target.tree().as_object() else {
+        return vec![fault("", "expected a mapping with role_arn and session_policy")];
+    };
+    let mut faults: Vec<TemplateFault> = fields
+        .keys()
+        .filter(|key| !KEYS.contains(&key.as_str()))
+        .map(|key| fault(key, &format!("unknown key; there are {}", KEYS.join(", "))))
+        .collect();
+    check_names(scope, &mut faults);
+    match fields.get("session_policy") {
+        None => {
+            faults.push(fault("session_policy", "missing: without it a session may do all that the role may"))
+        }
+        Some(tree) => {
+            let found = policy::check(tree);
+            if found.is_empty() {
+                faults.extend(check_length(scope));
+            }
+            faults.extend(found);
+        }
+    }
+    if scope.ttl.max < SHORTEST_SESSION {
+        let problem =
+            format!("AWS sessions last at least {SHORTEST_SESSION}: spec.ttl.max must not be below that");
+        faults.push(fault("", &problem));
+    }
+    faults
+}
+
+/// A role that the scope stands for, to try the target with.
+pub(super) fn some_role(scope: &Scope) -> Option<String> {
+    let rendered = variants(scope).ok()?.into_iter().next()?;
+    rendered.get("role_arn")?.as_str().map(str::to_owned)
+}
+
+/// Role and region: named by the platform team, at most chosen from its list.
+fn check_names(scope: &Scope, faults: &mut Vec<TemplateFault>) {
+    let before = faults.len();
+    for key in ["role_arn", "region"] {
+        for name in scope.target.parameters_under(key) {
+            let listed =
+                matches!(scope.parameters.get(&name).map(|spec| &spec.kind), Some(ParameterType::Enum(_)));
+            if !listed {
+                faults.push(fault(key, &format!("parameter {name:?} must be of type enum here")));
+            }
+        }
+    }
+    if faults.len() > before {
+        return;
+    }
+    match variants(scope) {
+        Err(problem) => faults.push(fault("role_arn", &problem)),
+        Ok(trees) => {
+            for tree in trees {
+                let role = tree.get("role_arn").and_then(Value::as_str).unwrap_or_default();
+                faults.extend(
+                    role_and_region(role, tree.get("region")).filter(|found| !faults.contains(found)),
+                );
+            }
+        }
+    }
+}
+
+fn role_and_region(role_arn: &str, region: Option<&Value>) -> Option<TemplateFault> {
+    if !is_role_arn(role_arn) {
+        return Some(fault(
+            "role_arn",
+            "expected arn:aws:iam::ACCOUNT:role/NAME, with an account of 12 digits",
+        ));
+    }
+    let sound = region.is_none_or(|region| region.as_str().is_some_and(is_region));
+    (!sound).then(|| fault("region", "expected a region such as eu-central-1"))
+}
+
+/// `arn:PARTITION:iam::ACCOUNT:role/PATH/NAME` (AWS, "IAM identifiers"). MinIO's roles have no account.
+fn is_role_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let ["arn", partition, "iam", "", account, resource] = parts[..] else { return false };
+    let of_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_/-".contains(&byte);
+    let name = resource.strip_prefix("role/").unwrap_or_default();
+    (20..=2048).contains(&text.len())
+        && match partition {
+            "minio" => account.is_empty(),
+            "aws" => of_account,
+            // China, GovCloud and others.
+            other => {
+                of_account
+                    && other.starts_with("aws-")
+                    && other.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+            }
+        }
+        && name.bytes().all(legal)
+        && !name.is_empty()
+        && !name.ends_with('/')
+}
+
+/// Role and region for each choice of the enum values they hold.
+fn variants(scope: &Scope) -> Result<Vec<Value>, String> {
+    let names = ["role_arn", "region"].map(|key| scope.target.parameters_under(key));
+    let mut choices = vec![Parameters::new()];
+    for name in names.iter().flatten() {
+        let Some(ParameterType::Enum(values)) = scope.parameters.get(name).map(|spec| &spec.kind) else {
+            return Err(format!("parameter {name:?} must be of type enum here"));
+        };
+        let with = |choice: &Parameters, value: &String| {
+            let mut choice = choice.clone();
+            choice.insert(name.clone(), value.clone());
+            choice
+        };
+        choices =
+            choices.iter().flat_map(|choice| values.iter().map(move |value| with(choice, value))).collect();
+        if choices.len() > MOST_VARIANTS {
+            return Err(format!("stands for more than {MOST_VARIANTS} roles; write several scopes"));
+        }
+    }
+    let tree = scope.target.tree().as_object().into_iter().flatten();
+    let named: Map<String, Value> = tree
+        .filter(|(key, _)| *key != "session_policy")
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let template = Template::parse(Value::Object(named), &scope.parameters)
+        .map_err(|faults| faults[0].problem.clone())?;
+    choices.iter().map(|choice| template.render(choice).map_err(|changed| changed.to_string())).collect()
+}
+
+/// Whether the policy fits with the longest value of each parameter.
+fn check_length(scope: &Scope) -> Option<TemplateFault> {
+    let longest: Parameters =
+        scope.parameters.iter().map(|(name, spec)| (name.clone(), longest(spec))).collect();
+    let rendered = scope.target.render(&longest).ok()?;
+    let length = rendered["session_policy"].to_string().chars().count();
+    (length > LONGEST_POLICY).then(|| {
+        let problem = format!(
+            "has {length} characters with the longest values and AWS takes {LONGEST_POLICY}; shorten it, or bound a \
+             parameter with a pattern such as [a-z0-9/-]{{1,64}}"
+        );
+        fault("session_policy", &problem)
+    })
+}
+
+/// A stand-in as long as the longest value that the parameter takes.
+fn longest(spec: &ParameterSpec) -> String {
+    let of_type = match &spec.kind {
+        ParameterType::Segment => MAX_SEGMENT,
+        ParameterType::Path => MAX_PATH,
+        ParameterType::Enum(values) => {
+            return values.iter().max_by_key(|value| value.len()).cloned().unwrap_or_default();
+        }
+        ParameterType::Int { max, .. } => max.to_string().len(),
+    };
+    let of_pattern = spec.pattern.as_ref().and_then(|pattern| {
+        // As the domain compiles it: bytes, not Unicode.
+        let mut parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build();
+        parser.parse(pattern.as_str()).ok()?.properties().maximum_len()
+    });
+    "x".repeat(of_type.min(of_pattern.unwrap_or(of_type)).max(1))
+}
+
+fn fault(path: &str, problem: &str) -> TemplateFault {
+    TemplateFault { path: path.to_owned(), problem: problem.to_owned() }
+}
+
+/// Scopes for the tests of this provider.
+#[cfg(test)]
+pub(super) fn scope(
+    parameters: std::collections::BTreeMap<String, ParameterSpec>,
+    tree: Value,
+    max: Ttl,
+) -> Scope {
+    Scope {
+        name: "s3-train-read".to_owned(),
+        description: String::new(),
+        stages: Default::default(),
+        target: Template::parse(tree, &parameters).expect("a template"),
+        parameters,
+        ttl: dayfly_domain::scope::TtlLimits { default: max, max },
+        anchor: None,
+        provider: super::NAME.to_owned(),
+        digest: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dayfly_domain::parameter::WholePattern;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parameters() -> BTreeMap<String, ParameterSpec> {
+        let spec = |kind, pattern: Option<&str>| ParameterSpec {
+            kind,
+            pattern: pattern.map(|pattern| WholePattern::new(pattern).expect("a pattern")),
+        };
+        let accounts = ["111122223333", "444455556666"].map(str::to_owned).to_vec();
+        BTreeMap::from([
+            ("dataset".to_owned(), spec(ParameterType::Segment, None)),
+            ("prefix".to_owned(), spec(ParameterType::Path, None)),
+            ("short".to_owned(), spec(ParameterType::Path, Some("[a-z/]{1,40}"))),
+            ("account".to_owned(), spec(ParameterType::Enum(accounts), None)),
+        ])
+    }
+
+    fn policy(resources: Value) -> Value {
+        json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": resources},
+        ]})
+    }
+
+    fn tree(role_arn: &str) -> Value {
+        json!({"role_arn": role_arn, "region": "eu-central-1",
+               "session_policy": policy(json!("arn:aws:s3:::corpora/{dataset}/*"))})
+    }
+
+    const ROLE: &str = "arn:aws:iam::111122223333:role/dayfly/s3-train-read";
+
+    fn paths(tree: Value) -> Vec<String> {
+        check(&scope(parameters(), tree, Ttl::hours(1))).into_iter().map(|fault| fault.path).collect()
+    }
+
+    #[test]
+    fn a_sound_target_has_no_fault() {
+        assert_eq!(paths(tree(ROLE)), [""; 0]);
+        assert_eq!(paths(tree("arn:aws:iam::{account}:role/reader")), [""; 0]);
+        assert_eq!(paths(tree("arn:minio:iam:::role/dummy-internal")), [""; 0]);
+        let scope = scope(parameters(), tree("arn:aws:iam::{account}:role/reader"), Ttl::hours(1));
+        assert_eq!(some_role(&scope).as_deref(), Some("arn:aws:iam::111122223333:role/reader"));
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let faulty = json!({"role_arn": "reader", "region": "../x", "endpoint": "http://evil.example"});
+        assert_eq!(paths(faulty), ["endpoint", "role_arn", "session_policy"]);
+        assert_eq!(paths(json!("x")), [""]);
+        let mut worse = tree(ROLE);
+        worse["region"] = json!("../x");
+        worse["session_policy"]["Statement"][0]["Action"] = json!("*");
+        worse["session_policy"]["Statement"][0]["NotResource"] = json!("*");
+        assert_eq!(
+            paths(worse),
+            ["region", "session_policy.Statement[0].NotResource", "session_policy.Statement[0].Action"]
+        );
+    }
+
+    #[test]
+    fn callers_never_choose_the_role() {
+        for role in [
+            "arn:aws:iam::111122223333:role/{dataset}",
+            "arn:aws:iam::{dataset}:role/x".trim_end_matches("x"),
+        ] {
+            let Ok(template) = Template::parse(tree(role), &parameters()) else { continue };
+            let scope = Scope { target: template, ..scope(parameters(), tree(ROLE), Ttl::hours(1)) };
+            assert!(check(&scope).iter().any(|fault| fault.path == "role_arn"), "{role}");
+        }
+        for role in [
+            "arn:aws:iam::111122223333:user/x",
+            "arn:aws:iam::1111:role/x",
+            "arn:aws:iam:::role/x",
+            "arn:aws:iam::111122223333:role/",
+            "arn:aws:iam::111122223333:role/x*",
+            "arn:aws:iam::*:role/x",
+            "arn:aws:sts::111122223333:role/x",
+        ] {
+            assert_eq!(paths(tree(role)), ["role_arn"], "{role}");
+        }
+    }
+
+    #[test]
+    fn a_scope_that_cannot_hold_a_whole_aws_session_is_refused() {
+        let faults = check(&scope(parameters(), tree(ROLE), Ttl::minutes(14)));
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].problem.contains("15m"), "{}", faults[0].problem);
+        assert_eq!(check(&scope(parameters(), tree(ROLE), Ttl::minutes(15))), []);
+    }
+
+    #[test]
+    fn a_policy_must_fit_with_the_longest_values() {
+        let with = |resource: &str, times: usize| {
+            let mut tree = tree(ROLE);
+            tree["session_policy"] = policy(json!(vec![resource; times]));
+            paths(tree)
+        };
+        assert_eq!(with("arn:aws:s3:::corpora/{prefix}/*", 3), [""; 0]);
+        assert_eq!(with("arn:aws:s3:::corpora/{prefix}/*", 4), ["session_policy"]);
+        assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 20), [""; 0]);
+        assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 40), ["session_policy"]);
+        let long =
+            json!({"role_arn": ROLE, "session_policy": policy(json!(["arn:aws:s3:::a"; 200].to_vec()))});
+        assert_eq!(Target::read(&long).expect_err("too long").path, "session_policy");
+    }
+
+    #[test]
+    fn the_policy_is_sent_minified() {
+        let rendered = json!({"role_arn": ROLE, "session_policy": policy(json!("arn:aws:s3:::a/*"))});
+        let target = Target::read(&rendered).expect("a target");
+        assert_eq!(
+            target.policy,
+            r#"{"Statement":[{"Action":"s3:GetObject","Effect":"Allow","Resource":"arn:aws:s3:::a/*"}],"Version":"2012-10-17"}"#
+        );
+        assert_eq!(target.region, "");
+        assert!(Target::read(&json!({"role_arn": ROLE})).is_err());
+    }
+}
