@@ -1,0 +1,392 @@
+//! Gets a task's credentials from the broker, once for all that ask together, and renews them while the task lives.
+//!
+//! The decision is always about the process that asks: its own SVID goes to the broker, for the first issue and for each
+//! renewal. A renewal that is denied takes the credential away here as well.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dayfly_client::{BrokerClient, CallError};
+use dayfly_proto::v1;
+use prost_types::Timestamp;
+use tonic::Code;
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+use crate::attester::{AttestError, Attester, Subject};
+use crate::credentials::{Class, Credential, Lease, Provider, Slot};
+use crate::fault_point;
+use crate::fence::Fence;
+use crate::metrics::Metrics;
+use crate::process::Process;
+use crate::task::Task;
+
+/// SDKs give the container endpoint two seconds (botocore).
+const PATIENCE: Duration = Duration::from_millis(1800);
+/// A renewal that could not be tried is tried again after this, or sooner if time is short.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Why there is no credential to hand out.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// The task has ended.
+    #[error("the task has ended")]
+    Ended,
+    /// The agent has lost the broker for too long.
+    #[error("the broker is out of reach for too long; nothing is served until it is heard again")]
+    Fenced,
+    /// The ceiling has no such scope.
+    #[error("the task has no scope of the provider {0}")]
+    NoScope(&'static str),
+    /// Nobody can be shown to the broker.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
+    /// The broker said no, or nothing.
+    #[error("the broker gave no credential: {0}")]
+    Broker(CallError),
+    /// It takes longer than the program waits; the answer will be there when it asks again.
+    #[error("the credential is being made; ask again")]
+    NotYet,
+    /// The broker's answer cannot be used.
+    #[error("the broker's answer has no usable credential of the provider {0}")]
+    Malformed(&'static str),
+    /// More kinds of processes ask than are kept.
+    #[error("too many different programs of this task ask for credentials")]
+    TooMany,
+}
+
+impl DeliverError {
+    /// Whether the same request can succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NotYet | Self::Fenced => true,
+            Self::Broker(error) => error.is_transient() || !error.is_refusal(),
+            Self::Attest(
+                AttestError::Unreachable { .. } | AttestError::Busy { .. } | AttestError::Changed,
+            ) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What came of a renewal.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease holds longer, or a new one is in its place.
+    Yes,
+    /// It could not be asked; the lease holds until it runs out.
+    Later,
+    /// The lease is gone.
+    Dropped,
+}
+
+/// The way from the broker to a task's processes.
+#[derive(Debug)]
+pub struct Deliverer {
+    broker: BrokerClient,
+    attester: Arc<Attester>,
+    fence: Arc<Fence>,
+    metrics: Arc<Metrics>,
+}
+
+impl Deliverer {
+    /// Puts the parts together.
+    pub fn new(
+        broker: BrokerClient,
+        attester: Arc<Attester>,
+        fence: Arc<Fence>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { broker, attester, fence, metrics })
+    }
+
+    /// The credential of this provider for a process of the task, from the cache or new.
+    pub async fn obtain(
+        self: &Arc<Self>,
+        task: &Arc<Task>,
+        provider: Provider,
+        asker: &Process,
+    ) -> Result<Arc<Lease>, DeliverError> {
+        self.must_serve(task)?;
+        let subject = self.attester.subject(asker).await?;
+        let slot = self.slot(task, provider, &subject)?;
+        slot.asked_by(asker);
+        let lease = match slot.hand_out(SystemTime::now()) {
+            Some(lease) => lease,
+            None => {
+                let (this, task, slot) = (Arc::clone(self), Arc::clone(task), Arc::clone(&slot));
+                // On its own: whoever asked may hang up, the next one finds what it asked for.
+                let flight = tokio::spawn(async move { this.fill(&task, provider, &slot, &subject).await });
+                match tokio::time::timeout(PATIENCE, flight).await {
+                    Ok(filled) => filled.expect("the flight does not panic")?,
+                    Err(_) => return Err(DeliverError::NotYet),
+                }
+            }
+        };
+        if lease.refresh_at <= SystemTime::now() {
+            self.renew_soon(task, provider, &slot);
+        }
+        // Things may have changed while the broker was asked.
+        self.must_serve(task)?;
+        Ok(lease)
+    }
+
+    /// The lease that a process of the task would be given from the cache, and whether the clock keeps it.
+    pub async fn held(
+        &self,
+        task: &Arc<Task>,
+        provider: Provider,
+        asker: &Process,
+    ) -> Result<Option<Arc<Lease>>, DeliverError> {
+        self.must_serve(task)?;
+        let subject = self.attester.subject(asker).await?;
+        Ok(self.slot(task, provider, &subject)?.lease(SystemTime::now()))
+    }
+
+    fn must_serve(&self, task: &Task) -> Result<(), DeliverError> {
+        if !task.is_open() {
+            return Err(DeliverError::Ended);
+        }
+        if self.fence.is_up() { Err(DeliverError::Fenced) } else { Ok(()) }
+    }
+
+    fn slot(&self, task: &Task, provider: Provider, subject: &Subject) -> Result<Arc<Slot>, DeliverError> {
+        match task.credentials.slot(provider, Class::from(subject)) {
+            Some(slot) => Ok(slot),
+            None if task.is_open() => Err(DeliverError::TooMany),
+            None => Err(DeliverError::Ended),
+        }
+    }
+
+    /// Issues, unless somebody else just did.
+    async fn fill(
+        self: &Arc<Self>,
+        task: &Arc<Task>,
+        provider: Provider,
+        slot: &Arc<Slot>,
+        subject: &Subject,
+    ) -> Result<Arc<Lease>, DeliverError> {
+        let _gate = slot.gate.lock().await;
+        if let Some(lease) = slot.hand_out(SystemTime::now()) {
+            return Ok(lease);
+        }
+        let delivery = task.delivery(provider).ok_or(DeliverError::NoScope(provider.as_str()))?;
+        let request = v1::IssueCredentialRequest {
+            subject_token: subject.token.to_string(),
+            task_id: task.id.clone(),
+            task_key: String::new(),
+            scope: Some(delivery.scope.clone()),
+            ttl: None,
+        };
+        fault_point!("deliver.before_broker");
+        let answer = self.broker.credentials().issue_credential(request).await;
+        fault_point!("deliver.after_broker");
+        let outcome = if answer.is_ok() { "issued" } else { "failed" };
+        Metrics::count_at(&self.metrics.credentials, provider.as_str(), outcome);
+        let answer = answer.map_err(|status| DeliverError::Broker(status.into()))?.into_inner();
+        use v1::issue_credential_response::Credential as Wire;
+        let credential = match answer.credential {
+            Some(Wire::Aws(aws)) if provider == Provider::Aws => from_aws(aws),
+            Some(Wire::Vault(vault)) if provider == Provider::Vault => from_vault(vault),
+            Some(Wire::Token(token)) if provider == Provider::Token => from_token(token),
+            _ => return Err(DeliverError::Malformed(provider.as_str())),
+        };
+        let lease = lease(answer.lease_id, credential, answer.expires_at, answer.refresh_at);
+        let lease = Arc::new(lease.ok_or(DeliverError::Malformed(provider.as_str()))?);
+        info!(task_id = %task.id, lease_id = %lease.id, provider = provider.as_str(),
+              spiffe_id = %subject.spiffe_id, "credential issued");
+        self.must_serve(task)?;
+        if !slot.keep(Arc::clone(&lease)) {
+            return Err(DeliverError::Ended);
+        }
+        // Vault's tokens die unless they are renewed, and a file is read when nobody asks us.
+        if matches!(provider, Provider::Vault | Provider::Token) && slot.begin_keeping() {
+            let (this, task, slot) = (Arc::clone(self), Arc::clone(task), Arc::clone(slot));
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = this.renew_by_the_clock(&task, provider, &slot) => {}
+                    () = task.ended() => {}
+                }
+                slot.unkept();
+            });
+        }
+        let _ = slot.hand_out(SystemTime::now());
+        fault_point!("deliver.before_answer");
+        Ok(lease)
+    }
+
+    async fn renew_by_the_clock(&self, task: &Arc<Task>, provider: Provider, slot: &Slot) {
+        while let Some(lease) = slot.lease(SystemTime::now()) {
+            until(lease.refresh_at).await;
+            if self.fence.is_up() {
+                slot.drop_lease();
+                return;
+            }
+            match self.renew(task, provider, slot).await {
+                Renewed::Yes => {}
+                Renewed::Dropped => return,
+                Renewed::Later => {
+                    let left = lease.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+                    tokio::time::sleep(RETRY.min(left / 4).max(Duration::from_millis(200))).await;
+                }
+            }
+        }
+        slot.drop_lease();
+    }
+
+    /// Renews behind an answer that was still good.
+    fn renew_soon(self: &Arc<Self>, task: &Arc<Task>, provider: Provider, slot: &Arc<Slot>) {
+        let (this, task, slot) = (Arc::clone(self), Arc::clone(task), Arc::clone(slot));
+        tokio::spawn(async move { this.renew(&task, provider, &slot).await });
+    }
+
+    /// Renews a lease in the name of a process that asked for it and lives.
+    pub async fn renew(&self, task: &Arc<Task>, provider: Provider, slot: &Slot) -> Renewed {
+        let Ok(_gate) = slot.gate.try_lock() else { return Renewed::Later };
+        let Some(held) = slot.lease(SystemTime::now()) else { return Renewed::Dropped };
+        if held.refresh_at > SystemTime::now() {
+            return Renewed::Yes;
+        }
+        let Some(subject) = self.somebody_alive(task, provider, slot).await else {
+            debug!(lease_id = %held.id, "nobody lives in whose name to renew");
+            return Renewed::Later;
+        };
+        let request = v1::RenewLeaseRequest {
+            subject_token: subject.token.to_string(),
+            task_id: task.id.clone(),
+            task_key: String::new(),
+            lease_id: held.id.clone(),
+        };
+        let answer = match self.broker.credentials().renew_lease(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                let error = CallError::from(status);
+                Metrics::count_at(&self.metrics.credentials, provider.as_str(), "renewal_failed");
+                warn!(task_id = %task.id, lease_id = %held.id, %error, "could not renew");
+                if !is_final(&error) {
+                    return Renewed::Later;
+                }
+                slot.drop_lease();
+                return Renewed::Dropped;
+            }
+        };
+        use v1::renew_lease_response::Credential as Wire;
+        let credential = match answer.credential {
+            None => Arc::clone(&held.credential),
+            Some(Wire::Aws(aws)) => Arc::new(from_aws(aws)),
+            Some(Wire::Vault(vault)) => Arc::new(from_vault(vault)),
+            Some(Wire::Token(token)) => Arc::new(from_token(token)),
+        };
+        let Some((expires_at, refresh_at)) = times(answer.expires_at, answer.refresh_at) else {
+            return Renewed::Later;
+        };
+        let renewed = Lease { id: answer.lease_id, credential, expires_at, refresh_at };
+        Metrics::count_at(&self.metrics.credentials, provider.as_str(), "renewed");
+        debug!(task_id = %task.id, was = %held.id, is = %renewed.id, "lease renewed");
+        if task.is_open() && slot.keep(Arc::new(renewed)) { Renewed::Yes } else { Renewed::Dropped }
+    }
+
+    /// A live process of the same class: one that asked, or the leader.
+    async fn somebody_alive(&self, task: &Task, provider: Provider, slot: &Slot) -> Option<Arc<Subject>> {
+        let leader = task.anchor.leader().cloned();
+        for process in slot.askers().into_iter().chain(leader) {
+            let Ok(subject) = self.attester.subject(&process).await else { continue };
+            let its_slot = task.credentials.slot(provider, Class::from(&*subject));
+            if its_slot.is_some_and(|its| std::ptr::eq(Arc::as_ptr(&its), slot)) {
+                return Some(subject);
+            }
+        }
+        None
+    }
+}
+
+/// A denial ends the lease; trouble on the way does not.
+fn is_final(error: &CallError) -> bool {
+    let refused = matches!(
+        error.code,
+        Code::PermissionDenied | Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument
+    );
+    error.is_refusal() && refused && !error.is_transient()
+}
+
+fn from_aws(mut aws: v1::AwsCredential) -> Credential {
+    Credential::Aws {
+        access_key_id: Zeroizing::new(std::mem::take(&mut aws.access_key_id)),
+        secret_access_key: Zeroizing::new(std::mem::take(&mut aws.secret_access_key)),
+        session_token: Zeroizing::new(std::mem::take(&mut aws.session_token)),
+    }
+}
+
+fn from_vault(mut vault: v1::VaultCredential) -> Credential {
+    Credential::Vault { token: Zeroizing::new(std::mem::take(&mut vault.token)), address: vault.address }
+}
+
+fn from_token(mut token: v1::TokenCredential) -> Credential {
+    Credential::Token { access_token: Zeroizing::new(std::mem::take(&mut token.access_token)) }
+}
+
+fn lease(
+    id: String,
+    credential: Credential,
+    expires_at: Option<Timestamp>,
+    refresh_at: Option<Timestamp>,
+) -> Option<Lease> {
+    let (expires_at, refresh_at) = times(expires_at, refresh_at)?;
+    Some(Lease { id, credential: Arc::new(credential), expires_at, refresh_at })
+}
+
+/// Without a word on when to renew, halfway to the end.
+fn times(expires_at: Option<Timestamp>, refresh_at: Option<Timestamp>) -> Option<(SystemTime, SystemTime)> {
+    let expires_at = SystemTime::try_from(expires_at?).ok()?;
+    let halfway = || {
+        let now = SystemTime::now();
+        now + expires_at.duration_since(now).unwrap_or_default() / 2
+    };
+    let refresh_at = refresh_at.and_then(|at| SystemTime::try_from(at).ok()).unwrap_or_else(halfway);
+    Some((expires_at, refresh_at))
+}
+
+/// Waits for a moment of the wall clock, and looks at it often enough to notice that it was set.
+pub(crate) async fn until(moment: SystemTime) {
+    while let Ok(left) = moment.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(Duration::from_secs(5))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: Code, reason: Option<&str>, wait: Option<Duration>) -> CallError {
+        CallError {
+            code,
+            reason: reason.map(str::to_owned),
+            message: "no".to_owned(),
+            next: None,
+            request_id: None,
+            retry_after: wait,
+        }
+    }
+
+    #[test]
+    fn a_denial_ends_a_lease_and_trouble_on_the_way_does_not() {
+        assert!(is_final(&refusal(Code::PermissionDenied, Some("NOT_COVERED"), None)));
+        assert!(is_final(&refusal(Code::NotFound, Some("UNKNOWN"), None)));
+        assert!(!is_final(&refusal(Code::PermissionDenied, None, None)), "a proxy said so, not the broker");
+        assert!(!is_final(&refusal(Code::Unavailable, Some("TARGET_DOWN"), None)));
+        assert!(!is_final(&refusal(Code::FailedPrecondition, Some("X"), Some(Duration::from_secs(1)))));
+        assert!(!is_final(&refusal(Code::DeadlineExceeded, None, None)));
+    }
+
+    #[test]
+    fn without_a_word_from_the_broker_half_the_life_is_when_to_renew() {
+        let expires_at = SystemTime::now() + Duration::from_secs(100);
+        let (_, refresh_at) = times(Some(expires_at.into()), None).expect("it has an end");
+        let ahead = refresh_at.duration_since(SystemTime::now()).unwrap_or_default();
+        assert!((48..=50).contains(&ahead.as_secs()), "{ahead:?}");
+        assert!(times(None, Some(expires_at.into())).is_none());
+    }
+}

@@ -1,0 +1,91 @@
+//! Keeps an access token in a file, for the program that the leader became.
+//!
+//! It is issued after `exec`, to the identity of the program that will use it, and never to the launcher's. The launcher's
+//! connection is close-on-exec: once it is closed while the process lives, the program runs. Until then there is no file;
+//! a program that reads it at once has to try again for some milliseconds.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::credentials::{Credential, Provider};
+use crate::deliver::Deliverer;
+use crate::fence::Fence;
+use crate::process::Process;
+use crate::task::Task;
+
+/// The file's name in the task's folder.
+pub const NAME: &str = "token";
+
+/// Between looks at the cache once a renewal is due: its fruit shows in the file after at most this.
+const LOOK: Duration = Duration::from_secs(1);
+/// The longest pause after a refusal.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Writes the file once `launched`, renews it, and takes it away when it may not be there. Runs until the task is over.
+pub async fn keep(
+    task: Arc<Task>,
+    leader: Process,
+    launched: CancellationToken,
+    deliverer: Arc<Deliverer>,
+    fence: Arc<Fence>,
+) {
+    let work = async {
+        launched.cancelled().await;
+        keep_while_open(&task, &leader, &deliverer, &fence).await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = task.ended() => {}
+    }
+}
+
+async fn keep_while_open(task: &Arc<Task>, leader: &Process, deliverer: &Arc<Deliverer>, fence: &Fence) {
+    let Some(folder) = &task.folder else { return };
+    let mut written: Option<String> = None;
+    let mut pause = LOOK;
+    loop {
+        if fence.is_up() {
+            folder.take_away(NAME);
+            written = None;
+            fence.is(false).await;
+        }
+        // What was written and is no longer held was revoked or denied: the file goes first, then it is asked anew.
+        let held = deliverer.held(task, Provider::Token, leader).await.ok().flatten();
+        if written.is_some() && held.is_none() {
+            folder.take_away(NAME);
+            written = None;
+            debug!(task_id = %task.id, "token file taken away");
+            tokio::time::sleep(pause).await;
+        }
+        match deliverer.obtain(task, Provider::Token, leader).await {
+            Ok(lease) => {
+                pause = LOOK;
+                if written.as_ref() != Some(&lease.id) {
+                    let Credential::Token { access_token } = &*lease.credential else { return };
+                    match folder.put(NAME, access_token.as_bytes()) {
+                        Ok(()) => written = Some(lease.id.clone()),
+                        Err(error) => warn!(task_id = %task.id, %error, "could not write the token file"),
+                    }
+                }
+                // The clock renews the lease in the cache; here only its fruit is looked for.
+                let left = lease.refresh_at.duration_since(SystemTime::now()).unwrap_or_default();
+                tokio::select! {
+                    () = tokio::time::sleep(left.max(LOOK)) => {}
+                    () = task.credentials.dropped.notified() => {}
+                    () = fence.is(true) => {}
+                }
+            }
+            Err(error) => {
+                if !leader.is_alive() {
+                    return;
+                }
+                warn!(task_id = %task.id, %error, "no access token for the file");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

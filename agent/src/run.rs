@@ -1,0 +1,223 @@
+//! The `run` process: puts the parts together, serves until told to stop, and ends in order.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use dayfly_client::{BrokerClient, ConnectError, Identity, IdentityError, IdentityOptions, Pick};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::attester::Attester;
+use crate::broker_link::BrokerLink;
+use crate::cgroup::{CgroupError, CgroupTree, Hierarchy};
+use crate::config::{Anchors, Config};
+use crate::deliver::Deliverer;
+use crate::fence::Fence;
+use crate::folder::{FolderError, Folders};
+use crate::member::Roster;
+use crate::metrics::{self, Metrics};
+use crate::native::aws::Aws;
+use crate::native::upstream::{Upstream, UpstreamError};
+use crate::native::vault::Vault;
+use crate::native::{Door, server};
+use crate::socket::environment::Places;
+use crate::socket::open::Opener;
+use crate::socket::service::Service;
+use crate::tasks::Tasks;
+use crate::{leftovers, process, socket};
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No identity.
+    #[error("the agent has no identity")]
+    Identity(#[from] IdentityError),
+    /// The broker cannot be spoken to.
+    #[error("the broker cannot be spoken to")]
+    Broker(#[from] ConnectError),
+    /// No place for task files.
+    #[error("there is no place for the files of tasks")]
+    Folder(#[from] FolderError),
+    /// No cgroups although they are demanded.
+    #[error("tasks are to have cgroups, and the agent cannot make any")]
+    Cgroup(#[from] CgroupError),
+    /// The way to Vault cannot be made.
+    #[error("the way to Vault cannot be made")]
+    Upstream(#[from] UpstreamError),
+    /// A socket cannot be made.
+    #[error("could not listen at {at}")]
+    Listen {
+        /// Where.
+        at: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel does not say which boot this is.
+    #[error("could not read the boot id")]
+    BootId(#[source] io::Error),
+    /// The socket broke.
+    #[error("serving on the socket failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let stop = CancellationToken::new();
+    let agent = start(config, stop.clone()).await?;
+    crate::daemon::ready();
+    crate::daemon::stop().await;
+    crate::daemon::stopping();
+    info!("stopping");
+    agent.stop(stop).await
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Running {
+    tasks: Arc<Tasks>,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    socket: PathBuf,
+    drain: std::time::Duration,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Running {
+    /// Finishes calls, ends all tasks, and waits for the broker to have them on record, within limits.
+    pub async fn stop(self, stop: CancellationToken) -> Result<(), RunError> {
+        stop.cancel();
+        // A watcher's stream ends with its task, so tasks end first.
+        self.tasks.stop(self.drain).await;
+        let served = tokio::time::timeout(self.drain, self.serving).await;
+        let _ = std::fs::remove_file(&self.socket);
+        match served {
+            Ok(Ok(served)) => Ok(served?),
+            Ok(Err(_)) | Err(_) => {
+                warn!("stopped with calls in flight");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Starts everything. When it returns, workloads are served.
+pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, RunError> {
+    let metrics = Arc::new(Metrics::default());
+    let boot_id = process::boot_id().map_err(RunError::BootId)?;
+    let folders = Folders::take(&config.runtime_dir, config.mount_memory_fs)?;
+    let hierarchy = Hierarchy::find().ok();
+    let tree = tree(&config, hierarchy.clone())?;
+    let tasks = Tasks::new(Roster::new(hierarchy), Arc::clone(&metrics));
+    leftovers::clear(tree.as_ref(), &folders, &tasks.outbox).await;
+
+    let options = IdentityOptions { pick: Pick::Id(config.spiffe_id.clone()), ..IdentityOptions::default() };
+    let identity = Identity::from_workload_api(config.workload_api.as_deref(), options).await?;
+    let broker = BrokerClient::connect_lazily(config.broker.clone(), &identity)?;
+    let fence = Arc::new(Fence::default());
+    let per_uid = config.limits.attestations_per_uid;
+    let attester = Arc::new(Attester::new(config.attest.socket.clone(), per_uid, Arc::clone(&metrics)));
+    let deliverer =
+        Deliverer::new(broker.clone(), Arc::clone(&attester), Arc::clone(&fence), Arc::clone(&metrics));
+
+    let (aws, aws_host) = listen(config.native.aws_listen).await?;
+    let (vault, vault_host) = listen(config.native.vault_listen).await?;
+    let unix = socket::bind(&config.socket, config.socket_mode)
+        .map_err(|source| RunError::Listen { at: config.socket.display().to_string(), source })?;
+    let mut background = Vec::new();
+    let mut spawn = |work: futures_util::future::BoxFuture<'static, ()>| {
+        background.push(AbortOnDropHandle::new(tokio::spawn(work)));
+    };
+    if let Some(at) = config.metrics {
+        let (listener, _) = listen(at).await?;
+        spawn(Box::pin(metrics::serve(listener, Arc::clone(&metrics))));
+    }
+    let door = || Door::new(Arc::clone(&tasks), Arc::clone(&attester));
+    let aws_endpoint = Arc::new(Aws {
+        host: aws_host.clone(),
+        door: door(),
+        deliverer: Arc::clone(&deliverer),
+        metrics: Arc::clone(&metrics),
+    });
+    let vault_endpoint = Arc::new(Vault {
+        host: vault_host.clone(),
+        door: door(),
+        deliverer: Arc::clone(&deliverer),
+        tasks: Arc::clone(&tasks),
+        upstream: Upstream::new(config.native.vault_address.clone(), config.native.vault_ca_file.as_deref())?,
+        metrics: Arc::clone(&metrics),
+    });
+    spawn(Box::pin(server::serve(aws, aws_endpoint, config.limits)));
+    spawn(Box::pin(server::serve(vault, vault_endpoint, config.limits)));
+    let link = BrokerLink {
+        broker: broker.clone(),
+        identity,
+        tasks: Arc::clone(&tasks),
+        attester: Arc::clone(&attester),
+        fence: Arc::clone(&fence),
+        metrics: Arc::clone(&metrics),
+        boot_id: boot_id.clone(),
+    };
+    spawn(Box::pin(link.run()));
+
+    let places = Places {
+        aws_host,
+        vault_host,
+        aws_region: config.native.aws_region.clone(),
+        socket: config.socket.display().to_string(),
+    };
+    let opener = Arc::new(Opener {
+        tasks: Arc::clone(&tasks),
+        attester,
+        broker,
+        deliverer,
+        fence,
+        folders,
+        tree,
+        anchors: config.anchors,
+        places,
+        boot_id,
+        opening: Mutex::new(HashSet::new()),
+    });
+    let service = Service::new(opener, metrics);
+    let serving = tokio::spawn(socket::serve(unix, service, config.limits, stop));
+    info!(socket = %config.socket.display(), spiffe_id = %config.spiffe_id, "agent serves");
+    Ok(Running { tasks, serving, socket: config.socket, drain: config.drain, _background: background })
+}
+
+/// The agent's own corner of the cgroup hierarchy; `None` where it may have none and need not.
+fn tree(config: &Config, hierarchy: Option<Hierarchy>) -> Result<Option<CgroupTree>, RunError> {
+    if config.anchors == Anchors::Process {
+        return Ok(None);
+    }
+    let made = hierarchy.ok_or(CgroupError::NotMounted).and_then(|hierarchy| match &config.cgroup {
+        Some(base) => CgroupTree::at(hierarchy, base),
+        None => {
+            // The same after a restart, another for another agent on this machine.
+            let digest = Sha256::digest(config.runtime_dir.as_os_str().as_encoded_bytes());
+            let name = format!("dayfly-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
+            let base = hierarchy.own_directory()?.join(name);
+            CgroupTree::at(hierarchy, &base)
+        }
+    });
+    match made {
+        Ok(tree) => Ok(Some(tree)),
+        Err(error) if config.anchors == Anchors::Auto => {
+            warn!(%error, "tasks hang on processes: daemons that leave their task are not found");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn listen(at: SocketAddr) -> Result<(TcpListener, String), RunError> {
+    let failed = |source| RunError::Listen { at: at.to_string(), source };
+    let listener = TcpListener::bind(at).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, server::host_of(address)))
+}
