@@ -1,0 +1,356 @@
+//! `dayfly apply`: puts documents in place, whole or not at all, and shows what changes.
+
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use dayfly_client::v1::{self, document_change::Verb};
+use dayfly_domain::document::MAX_INPUT;
+use serde::Serialize;
+
+use crate::ceiling::key_value;
+use crate::connect::{Admin, ConnectArgs, answer};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, BAD, BOLD, FAINT, Format, GOOD, ODD, paint, printable};
+
+const EXAMPLES: &str = "\
+Examples:
+  dayfly apply -f scopes.yaml --dry-run
+  dayfly apply -f scopes.yaml --expected-revision 41
+  cat *.yaml | dayfly apply -f - --prune --selector team=ml --live revoke --yes
+
+Everything is checked first; with one fault nothing is applied. On a terminal you are shown the change and asked. \
+Elsewhere nobody is asked, but what removes documents or revokes leases needs --yes.
+
+Exit codes: 0 changed or unchanged, 1 faults or a refusal.";
+
+/// Apply documents (kind: Stage, Scope, Binding, Node)
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ApplyArgs {
+    /// YAML documents separated by ---; - reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove documents that match the selector and are not in the file
+    #[arg(long, requires = "selector")]
+    prune: bool,
+    /// Labels (metadata.labels) of the documents that --prune may remove; all must match
+    #[arg(long, value_name = "KEY=VALUE,…", value_parser = key_value, value_delimiter = ',', requires = "prune")]
+    selector: Vec<(String, String)>,
+    /// What becomes of live leases that no binding carries any more
+    #[arg(long, value_enum, default_value_t = Live::Drain)]
+    live: Live,
+    /// Refuse unless this revision stands
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    expected_revision: Option<u64>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Live {
+    /// They are not renewed and run to the end of their task
+    Drain,
+    /// They are revoked at once
+    Revoke,
+}
+
+/// Shows, asks where somebody can answer, applies.
+pub async fn apply(args: ApplyArgs, connect: ConnectArgs, format: Format) -> Result<Exit, Failure> {
+    let format = format.not_yaml()?;
+    let request = args.request()?;
+    let admin = connect.admin().await?;
+    let person = format == Format::Table && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !args.looks_first(person) {
+        let done = call(&admin, request, &args).await?;
+        done.print(format)?;
+        return Ok(done.exit());
+    }
+
+    let preview = call(&admin, v1::ApplyRequest { dry_run: true, ..request.clone() }, &args).await?;
+    if !preview.faults.is_empty() || preview.changes_nothing() {
+        preview.print(format)?;
+        return Ok(preview.exit());
+    }
+    if !person {
+        if preview.takes_away() {
+            preview.print(format)?;
+            let next = "look at the changes above, then apply again with --yes";
+            return Err(
+                Failure::new("this removes documents or revokes leases, and nobody can be asked").next(next)
+            );
+        }
+    } else {
+        preview.print(format)?;
+        output::ask("apply this? [y/N] ")?;
+        if !confirmed(&mut std::io::stdin().lock())? {
+            return Err(Failure::new("nothing was applied").next("answer y, or give --yes"));
+        }
+    }
+    // What was shown is what is applied: a change in between is refused.
+    let request = v1::ApplyRequest { expected_revision: preview.revision, ..request };
+    let done = call(&admin, request, &args).await?;
+    if person && done.faults.is_empty() {
+        output::text(&done.summary())?;
+    } else {
+        done.print(format)?;
+    }
+    Ok(done.exit())
+}
+
+impl ApplyArgs {
+    /// Whether the change is looked at before it is made: by a person, or for what it would take away.
+    fn looks_first(&self, person: bool) -> bool {
+        let may_take_away = self.prune || self.live == Live::Revoke;
+        !self.dry_run && !self.yes && (person || may_take_away)
+    }
+
+    fn request(&self) -> Result<v1::ApplyRequest, Failure> {
+        let live = match self.live {
+            Live::Drain => v1::LivePolicy::Drain,
+            Live::Revoke => v1::LivePolicy::Revoke,
+        };
+        Ok(v1::ApplyRequest {
+            yaml: read(&self.file)?,
+            expected_revision: self.expected_revision.unwrap_or_default(),
+            dry_run: self.dry_run,
+            prune: self.prune,
+            selector: self.selector.iter().cloned().collect(),
+            live: live.into(),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let most = u64::try_from(MAX_INPUT).unwrap_or(u64::MAX);
+    let limited = |reader: &mut dyn Read, text: &mut String| reader.take(most + 1).read_to_string(text);
+    let read = if path == Path::new("-") {
+        limited(&mut std::io::stdin().lock(), &mut text)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| limited(&mut file, &mut text))
+    };
+    read.map_err(|error| Failure::new(format!("cannot read {}", path.display())).because(&error))?;
+    if text.len() > MAX_INPUT {
+        let failure = Failure::new(format!("{} holds more than {MAX_INPUT} bytes", path.display()));
+        return Err(failure.next("apply it in parts"));
+    }
+    Ok(text)
+}
+
+fn confirmed(person: &mut impl BufRead) -> Result<bool, Failure> {
+    let mut answer = String::new();
+    person.read_line(&mut answer).map_err(|error| Failure::new("cannot read the answer").because(&error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+async fn call(admin: &Admin, request: v1::ApplyRequest, args: &ApplyArgs) -> Result<Applied, Failure> {
+    let dry_run = request.dry_run;
+    let answer = answer(admin.client().apply(request)).await?;
+    let change = |change: v1::DocumentChange| {
+        let verb = match change.verb() {
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Delete => "delete",
+            Verb::Unchanged => "unchanged",
+            Verb::Unspecified => "unknown",
+        };
+        Change { kind: change.kind, name: change.name, verb, diff: change.diff }
+    };
+    let fault = |fault: v1::DocumentFault| {
+        let v1::DocumentFault { document, subject, path, problem } = fault;
+        Fault { document, subject, path, problem }
+    };
+    Ok(Applied {
+        dry_run,
+        revision: answer.revision,
+        changes: answer.changes.into_iter().map(change).collect(),
+        faults: answer.faults.into_iter().map(fault).collect(),
+        uncovered_lease_ids: answer.uncovered_lease_ids,
+        live: args.live,
+    })
+}
+
+/// What an apply did or would do, as programs read it; the field names are stable.
+#[derive(Serialize)]
+struct Applied {
+    dry_run: bool,
+    revision: u64,
+    changes: Vec<Change>,
+    faults: Vec<Fault>,
+    uncovered_lease_ids: Vec<String>,
+    #[serde(skip)]
+    live: Live,
+}
+
+#[derive(Serialize)]
+struct Change {
+    kind: String,
+    name: String,
+    verb: &'static str,
+    diff: String,
+}
+
+#[derive(Serialize)]
+struct Fault {
+    document: u32,
+    subject: String,
+    path: String,
+    problem: String,
+}
+
+impl Applied {
+    fn exit(&self) -> Exit {
+        if self.faults.is_empty() { Exit::Done } else { Exit::Failed }
+    }
+
+    fn changes_nothing(&self) -> bool {
+        self.changes.iter().all(|change| change.verb == "unchanged")
+    }
+
+    fn takes_away(&self) -> bool {
+        let deletes = self.changes.iter().any(|change| change.verb == "delete");
+        deletes || (self.live == Live::Revoke && !self.uncovered_lease_ids.is_empty())
+    }
+
+    fn print(&self, format: Format) -> Result<(), Failure> {
+        match format {
+            Format::Json => output::json(self)?,
+            Format::Table | Format::Yaml => output::text(&self.told())?,
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> String {
+        let faults: String = self.faults.iter().map(Fault::told).collect();
+        if !faults.is_empty() {
+            let count = self.faults.len();
+            let summary =
+                format!("{count} {}; nothing was applied", if count == 1 { "fault" } else { "faults" });
+            return format!("{faults}{}\n", paint(BAD, &summary));
+        }
+        let changes: String = self.changes.iter().map(Change::told).collect();
+        format!("{changes}{}", self.summary())
+    }
+
+    fn summary(&self) -> String {
+        let count = |verb| self.changes.iter().filter(|change| change.verb == verb).count();
+        let named =
+            [("create", "created"), ("update", "updated"), ("delete", "deleted"), ("unchanged", "unchanged")];
+        let counts =
+            named.map(|(verb, done)| (count(verb), if self.dry_run && verb != done { verb } else { done }));
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+        let counts = if counts.is_empty() { "nothing to change".to_owned() } else { counts.join(", ") };
+        let revision = self.revision;
+        let stands = if self.dry_run {
+            format!("dry run, revision {revision} stands")
+        } else {
+            format!("revision {revision}")
+        };
+        format!("{}{counts}; {stands}\n", self.uncovered())
+    }
+
+    fn uncovered(&self) -> String {
+        if self.uncovered_lease_ids.is_empty() {
+            return String::new();
+        }
+        let fate = match (self.live, self.dry_run) {
+            (Live::Drain, _) => "are not renewed and run to the end of their task",
+            (Live::Revoke, true) => "would be revoked at once",
+            (Live::Revoke, false) => "are being revoked",
+        };
+        let count = self.uncovered_lease_ids.len();
+        let ids: String =
+            self.uncovered_lease_ids.iter().map(|id| format!("  {}\n", printable(id))).collect();
+        format!(
+            "{}\n{ids}",
+            paint(ODD, &format!("live leases that no binding carries any more ({count}) {fate}:"))
+        )
+    }
+}
+
+impl Change {
+    fn told(&self) -> String {
+        let (style, sign) = match self.verb {
+            "create" => (GOOD, '+'),
+            "update" => (ODD, '~'),
+            "delete" => (BAD, '-'),
+            _ => (FAINT, '='),
+        };
+        let head = paint(
+            style,
+            &format!("{sign} {}/{} {}", printable(&self.kind), printable(&self.name), self.verb),
+        );
+        let diff: String = self.diff.lines().map(|line| format!("    {}\n", diff_line(line))).collect();
+        format!("{head}\n{diff}")
+    }
+}
+
+fn diff_line(line: &str) -> String {
+    let line = printable(line);
+    match line.as_bytes().first() {
+        Some(b'+') => paint(GOOD, &line),
+        Some(b'-') => paint(BAD, &line),
+        Some(b'@') => paint(FAINT, &line),
+        _ => line,
+    }
+}
+
+impl Fault {
+    fn told(&self) -> String {
+        let place =
+            if self.document == 0 { "as stored".to_owned() } else { format!("document {}", self.document) };
+        let parts = [place, printable(&self.subject), printable(&self.path)];
+        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        format!("{}: {}\n", paint(BOLD, &parts.join(" ")), printable(&self.problem))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Just {
+        #[command(flatten)]
+        apply: ApplyArgs,
+    }
+
+    #[test]
+    fn a_person_is_asked_and_a_script_only_for_what_it_takes_away() {
+        for (line, person, looks_first) in [
+            ("-f x", true, true),
+            ("-f x", false, false),
+            ("-f x --yes", true, false),
+            ("-f x --dry-run", true, false),
+            ("-f x --live revoke", false, true),
+            ("-f x --prune --selector a=b", false, true),
+            ("-f x --prune --selector a=b --yes", false, false),
+        ] {
+            let matches = Just::command().get_matches_from(std::iter::once("apply").chain(line.split(' ')));
+            let args = Just::from_arg_matches(&matches).unwrap().apply;
+            assert_eq!(args.looks_first(person), looks_first, "{line}, person: {person}");
+        }
+    }
+
+    #[test]
+    fn only_a_clear_yes_is_one() {
+        for (said, meant) in
+            [("y\n", true), ("yes\n", true), ("n\n", false), ("\n", false), ("", false), ("yo\n", false)]
+        {
+            assert_eq!(confirmed(&mut said.as_bytes()).unwrap(), meant, "{said:?}");
+        }
+    }
+}

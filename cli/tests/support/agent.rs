@@ -1,0 +1,99 @@
+//! An agent that opens any task and remembers what it was asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use dayfly_client::Refusal;
+use dayfly_client::v1::{self, credential_service_server as service};
+use tokio_stream::Empty;
+use tonic::transport::server::{Router, UdsConnectInfo};
+use tonic::{Code, Request, Response, Status};
+
+/// Handle on the fake; clones share what was seen.
+#[derive(Clone, Default)]
+pub struct FakeAgent(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    environment: HashMap<String, String>,
+    refusal: Option<(&'static str, &'static str, &'static str)>,
+    opened: Vec<(i32, v1::OpenTaskRequest)>,
+    ended: Vec<String>,
+}
+
+impl FakeAgent {
+    pub fn router(&self) -> Router {
+        tonic::transport::Server::builder().add_service(service::CredentialServiceServer::new(self.clone()))
+    }
+
+    /// What the next task's program finds in its environment.
+    pub fn environment(&self, pairs: &[(&str, &str)]) {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.0.lock().unwrap().environment = pairs.collect();
+    }
+
+    /// Refuses every task from now on: reason, message, next.
+    pub fn refuse(&self, reason: &'static str, message: &'static str, next: &'static str) {
+        self.0.lock().unwrap().refusal = Some((reason, message, next));
+    }
+
+    /// Who opened, by pid, and with what.
+    pub fn opened(&self) -> Vec<(i32, v1::OpenTaskRequest)> {
+        self.0.lock().unwrap().opened.clone()
+    }
+
+    /// Tasks that were ended by EndTask.
+    pub fn ended(&self) -> Vec<String> {
+        self.0.lock().unwrap().ended.clone()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl service::CredentialService for FakeAgent {
+    type WatchTaskStream = Empty<Result<v1::WatchTaskResponse, Status>>;
+
+    async fn open_task(&self, rpc: Request<v1::OpenTaskRequest>) -> Answer<v1::OpenTaskResponse> {
+        let mut state = self.0.lock().unwrap();
+        if let Some((reason, message, next)) = state.refusal {
+            let (message, next) = (message.to_owned(), next.to_owned());
+            let request_id = "01JZX0REQ".to_owned();
+            let code = Code::PermissionDenied;
+            return Err(Refusal { code, reason, message, next, request_id, retry_after: None }.into());
+        }
+        let pid = rpc.extensions().get::<UdsConnectInfo>().unwrap().peer_cred.unwrap().pid().unwrap();
+        state.opened.push((pid, rpc.into_inner()));
+        Ok(Response::new(v1::OpenTaskResponse {
+            task_id: "01JZX0TASK".into(),
+            session_id: "01JZX0TASK".into(),
+            deadline: Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 }),
+            environment: state.environment.clone(),
+            ..v1::OpenTaskResponse::default()
+        }))
+    }
+
+    async fn end_task(&self, rpc: Request<v1::EndTaskRequest>) -> Answer<v1::EndTaskResponse> {
+        self.0.lock().unwrap().ended.push(rpc.into_inner().task_id);
+        Ok(Response::new(v1::EndTaskResponse { tasks_ended: 1, leases_queued: 0 }))
+    }
+
+    async fn issue_credential(
+        &self,
+        _: Request<v1::IssueCredentialRequest>,
+    ) -> Answer<v1::IssueCredentialResponse> {
+        Err(Status::unimplemented("not asked for by the command line"))
+    }
+
+    async fn renew_lease(&self, _: Request<v1::RenewLeaseRequest>) -> Answer<v1::RenewLeaseResponse> {
+        Err(Status::unimplemented("not asked for by the command line"))
+    }
+
+    async fn revoke_lease(&self, _: Request<v1::RevokeLeaseRequest>) -> Answer<v1::RevokeLeaseResponse> {
+        Err(Status::unimplemented("not asked for by the command line"))
+    }
+
+    async fn watch_task(&self, _: Request<v1::WatchTaskRequest>) -> Answer<Self::WatchTaskStream> {
+        Err(Status::unimplemented("not asked for by the command line"))
+    }
+}
