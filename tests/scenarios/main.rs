@@ -1,5 +1,7 @@
 //! Scenarios on real parts: each tells a promise and breaks when it is broken. `scripts/test` starts them.
 #![expect(clippy::unwrap_used, reason = "a panic is how a scenario fails")]
 
+mod life;
 mod migrations;
 mod peers;
+mod vault;
