@@ -1,18 +1,20 @@
 //! `dayfly apply`: puts documents in place, whole or not at all, and shows what changes.
 
+mod applied;
+
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use dayfly_client::v1::{self, document_change::Verb};
+use dayfly_client::v1;
 use dayfly_domain::document::MAX_INPUT;
-use serde::Serialize;
 
+use self::applied::Applied;
 use crate::ceiling::key_value;
 use crate::connect::{Admin, ConnectArgs, answer};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{self, BAD, BOLD, FAINT, Format, GOOD, ODD, paint, printable};
+use crate::output::{self, Format};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -152,167 +154,7 @@ fn confirmed(person: &mut impl BufRead) -> Result<bool, Failure> {
 async fn call(admin: &Admin, request: v1::ApplyRequest, args: &ApplyArgs) -> Result<Applied, Failure> {
     let dry_run = request.dry_run;
     let answer = answer(admin.client().apply(request)).await?;
-    let change = |change: v1::DocumentChange| {
-        let verb = match change.verb() {
-            Verb::Create => "create",
-            Verb::Update => "update",
-            Verb::Delete => "delete",
-            Verb::Unchanged => "unchanged",
-            Verb::Unspecified => "unknown",
-        };
-        Change { kind: change.kind, name: change.name, verb, diff: change.diff }
-    };
-    let fault = |fault: v1::DocumentFault| {
-        let v1::DocumentFault { document, subject, path, problem } = fault;
-        Fault { document, subject, path, problem }
-    };
-    Ok(Applied {
-        dry_run,
-        revision: answer.revision,
-        changes: answer.changes.into_iter().map(change).collect(),
-        faults: answer.faults.into_iter().map(fault).collect(),
-        uncovered_lease_ids: answer.uncovered_lease_ids,
-        live: args.live,
-    })
-}
-
-/// What an apply did or would do, as programs read it; the field names are stable.
-#[derive(Serialize)]
-struct Applied {
-    dry_run: bool,
-    revision: u64,
-    changes: Vec<Change>,
-    faults: Vec<Fault>,
-    uncovered_lease_ids: Vec<String>,
-    #[serde(skip)]
-    live: Live,
-}
-
-#[derive(Serialize)]
-struct Change {
-    kind: String,
-    name: String,
-    verb: &'static str,
-    diff: String,
-}
-
-#[derive(Serialize)]
-struct Fault {
-    document: u32,
-    subject: String,
-    path: String,
-    problem: String,
-}
-
-impl Applied {
-    fn exit(&self) -> Exit {
-        if self.faults.is_empty() { Exit::Done } else { Exit::Failed }
-    }
-
-    fn changes_nothing(&self) -> bool {
-        self.changes.iter().all(|change| change.verb == "unchanged")
-    }
-
-    fn takes_away(&self) -> bool {
-        let deletes = self.changes.iter().any(|change| change.verb == "delete");
-        deletes || (self.live == Live::Revoke && !self.uncovered_lease_ids.is_empty())
-    }
-
-    fn print(&self, format: Format) -> Result<(), Failure> {
-        match format {
-            Format::Json => output::json(self)?,
-            Format::Table | Format::Yaml => output::text(&self.told())?,
-        }
-        Ok(())
-    }
-
-    fn told(&self) -> String {
-        let faults: String = self.faults.iter().map(Fault::told).collect();
-        if !faults.is_empty() {
-            let count = self.faults.len();
-            let summary =
-                format!("{count} {}; nothing was applied", if count == 1 { "fault" } else { "faults" });
-            return format!("{faults}{}\n", paint(BAD, &summary));
-        }
-        let changes: String = self.changes.iter().map(Change::told).collect();
-        format!("{changes}{}", self.summary())
-    }
-
-    fn summary(&self) -> String {
-        let count = |verb| self.changes.iter().filter(|change| change.verb == verb).count();
-        let named =
-            [("create", "created"), ("update", "updated"), ("delete", "deleted"), ("unchanged", "unchanged")];
-        let counts =
-            named.map(|(verb, done)| (count(verb), if self.dry_run && verb != done { verb } else { done }));
-        let counts: Vec<String> = counts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, word)| format!("{count} {word}"))
-            .collect();
-        let counts = if counts.is_empty() { "nothing to change".to_owned() } else { counts.join(", ") };
-        let revision = self.revision;
-        let stands = if self.dry_run {
-            format!("dry run, revision {revision} stands")
-        } else {
-            format!("revision {revision}")
-        };
-        format!("{}{counts}; {stands}\n", self.uncovered())
-    }
-
-    fn uncovered(&self) -> String {
-        if self.uncovered_lease_ids.is_empty() {
-            return String::new();
-        }
-        let fate = match (self.live, self.dry_run) {
-            (Live::Drain, _) => "are not renewed and run to the end of their task",
-            (Live::Revoke, true) => "would be revoked at once",
-            (Live::Revoke, false) => "are being revoked",
-        };
-        let count = self.uncovered_lease_ids.len();
-        let ids: String =
-            self.uncovered_lease_ids.iter().map(|id| format!("  {}\n", printable(id))).collect();
-        format!(
-            "{}\n{ids}",
-            paint(ODD, &format!("live leases that no binding carries any more ({count}) {fate}:"))
-        )
-    }
-}
-
-impl Change {
-    fn told(&self) -> String {
-        let (style, sign) = match self.verb {
-            "create" => (GOOD, '+'),
-            "update" => (ODD, '~'),
-            "delete" => (BAD, '-'),
-            _ => (FAINT, '='),
-        };
-        let head = paint(
-            style,
-            &format!("{sign} {}/{} {}", printable(&self.kind), printable(&self.name), self.verb),
-        );
-        let diff: String = self.diff.lines().map(|line| format!("    {}\n", diff_line(line))).collect();
-        format!("{head}\n{diff}")
-    }
-}
-
-fn diff_line(line: &str) -> String {
-    let line = printable(line);
-    match line.as_bytes().first() {
-        Some(b'+') => paint(GOOD, &line),
-        Some(b'-') => paint(BAD, &line),
-        Some(b'@') => paint(FAINT, &line),
-        _ => line,
-    }
-}
-
-impl Fault {
-    fn told(&self) -> String {
-        let place =
-            if self.document == 0 { "as stored".to_owned() } else { format!("document {}", self.document) };
-        let parts = [place, printable(&self.subject), printable(&self.path)];
-        let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        format!("{}: {}\n", paint(BOLD, &parts.join(" ")), printable(&self.problem))
-    }
+    Ok(Applied::read(answer, dry_run, args.live))
 }
 
 #[cfg(test)]
