@@ -63,6 +63,9 @@ class Notes(BaseHTTPRequestHandler):
     """Gives notes to those whose token is good for it."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body leave together, and at once.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")

@@ -33,7 +33,9 @@ parser.add_argument("--param", type=parameter, action="append", default=[], meta
 options = parser.parse_args()
 
 scope = scope_pb2.ScopeRequest(scope=options.scope, parameters=dict(options.param))
-with grpc.insecure_channel(f"unix:{options.agent}") as channel:
+# Without this grpcio sends the socket's path as the host's name, which the agent refuses as none (RFC 3986 §3.2.2).
+host = [("grpc.default_authority", "localhost")]
+with grpc.insecure_channel(f"unix:{options.agent}", options=host) as channel:
     dayfly = rpc.CredentialServiceStub(channel)
     try:
         task = dayfly.OpenTask(

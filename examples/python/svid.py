@@ -21,7 +21,9 @@ class Svid:
 
     def __init__(self, endpoint=None):
         endpoint = endpoint or os.environ["SPIFFE_ENDPOINT_SOCKET"]
-        with grpc.insecure_channel(endpoint) as channel:
+        # grpcio would send the socket's path as the host's name, which servers in Rust refuse as none (RFC 3986 §3.2.2).
+        host = [("grpc.default_authority", "localhost")]
+        with grpc.insecure_channel(endpoint, options=host) as channel:
             api = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)
             # A stream: it would send the next SVID before this one runs out. These examples end before that.
             answers = api.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=HEADER, timeout=10)

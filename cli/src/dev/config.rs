@@ -13,6 +13,9 @@ pub const BROKER_FILE: &str = "broker.toml";
 /// The agent's file, read by both of its parts.
 pub const AGENT_FILE: &str = "agent.toml";
 
+/// Where the jwt login for us is mounted in Vault: not where a real one would be.
+pub const VAULT_LOGIN: &str = "dayfly-dev";
+
 const HEAD: &str = "# Written anew by each start of `dayfly dev`; changes are lost.\n";
 
 /// Writes both.
@@ -69,7 +72,11 @@ url = {introspection_url}
         introspection_url = quoted(&place.introspection_url()),
     );
     if let Some(vault) = &targets.vault {
-        text += &format!("\n[vault]\naddress = {}\naudience = \"vault\"\n", quoted(&vault.address));
+        let login = quoted(VAULT_LOGIN);
+        text += &format!(
+            "\n[vault]\naddress = {}\naudience = \"vault\"\nauth_mount = {login}\n",
+            quoted(&vault.address)
+        );
         if let Some(ca_file) = &vault.ca_file {
             text += &format!("ca_file = {}\n", path(ca_file));
         }

@@ -153,6 +153,15 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// Takes away what lies in memory; the next start makes it anew.
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.memory);
+        // Only if it is empty: sockets may lie there too.
+        let _gone = self.memory.parent().map(fs::remove_dir);
+    }
+}
+
 const TOLD: &str = "running.json";
 
 /// How to use what runs in `dir`; a failure when nothing does.

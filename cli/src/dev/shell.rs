@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::config::VAULT_LOGIN;
 use super::identities::SERVICE;
 use super::place::{self, Place, Told};
 use super::targets::Targets;
@@ -95,7 +96,10 @@ pub fn welcome(place: &Place, targets: &Targets, applied: Option<usize>) -> Stri
             "\n{}\n",
             paint(
                 FAINT,
-                &format!("Vault has to trust the keys in {}; deploy/vault tells how.", bundle.display())
+                &format!(
+                    "Vault has to trust the keys in {} at auth/{VAULT_LOGIN}; deploy/vault tells how.",
+                    bundle.display()
+                )
             )
         );
     }
