@@ -108,7 +108,8 @@ class Site:
         if self.vault:
             stack.callback(self.vault.clean)
             self.vault.set_up(json.loads((self.state / "spiffe" / "bundle.json").read_text()))
-            self.apply("laptop-vault.yaml")
+            # The broker's first logins failed, before there was anything to log in to; it tries again.
+            wait_for(lambda: self.apply("laptop-vault.yaml"), 20, "a login at Vault")
         self.service = self.start_service()
         self.outsiders = []
         # The service's probes are made as the same user that the tasks run as.

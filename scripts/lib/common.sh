@@ -2,7 +2,9 @@
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cache=${DAYFLY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dayfly}
+# Root's own home is closed to the users that the scenarios run programs as.
+if [ "$(id -u)" = 0 ]; then own_cache=/var/cache; else own_cache=${XDG_CACHE_HOME:-$HOME/.cache}; fi
+cache=${DAYFLY_CACHE:-$own_cache/dayfly}
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

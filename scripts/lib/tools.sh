@@ -16,9 +16,14 @@ make_python() {
     made_once "$(python_folder)" fill_python
 }
 
+# Debian's own before another on the PATH, which may lie in somebody's home.
+any_users_python() {
+    if /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null; then echo /usr/bin/python3; else command -v python3; fi
+}
+
 fill_python() {
     say "python: installing $(grep -c == "$root/scripts/requirements.txt") pinned packages"
-    python3 -m venv "$1" || die "python3 -m venv failed: install python3-venv"
+    "$(any_users_python)" -m venv "$1" || die "python3 -m venv failed: install python3-venv"
     "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$root/scripts/requirements.txt"
 }
 

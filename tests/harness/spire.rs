@@ -381,7 +381,9 @@ impl Spire {
             })
             .await?;
         self.agent = Some(agent);
-        Ok(())
+        // SPIRE makes it for its own group; a node would put the attest process's user into that group.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(self.admin_socket(), open).context("the admin socket")
     }
 
     /// `spire-server` with the first words of a command; more may be added behind.
