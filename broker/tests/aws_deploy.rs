@@ -10,7 +10,7 @@ use dayfly_broker::providers::Provider;
 use dayfly_broker::providers::aws::{AwsConfig, AwsProvider};
 use dayfly_broker::public::Issuers;
 use dayfly_broker::signer::{FileSigner, Use};
-use dayfly_domain::document;
+use dayfly_domain::document::{self, Kind};
 use dayfly_domain::rules::Rules;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,6 +35,17 @@ fn the_example_scope_is_one_that_the_example_broker_takes() {
     assert_eq!(scope.provider, provider.name());
     // As `create-role --max-session-duration` in the README says.
     assert_eq!(scope.ttl.max.as_seconds(), 3600);
+}
+
+#[test]
+fn the_laptops_scope_is_one_that_the_provider_takes() {
+    let text = std::fs::read_to_string(root().join("deploy/examples/laptop-aws.yaml")).unwrap();
+    let (documents, faults) = document::parse(&text);
+    assert!(faults.is_empty(), "{faults:?}");
+    let scopes: Vec<_> = documents.into_iter().filter(|(_, one)| one.key.kind == Kind::Scope).collect();
+    let rules = document::compile(1, &[], &scopes).unwrap();
+    assert_eq!(rules.scopes().count(), 1);
+    rules.scopes().for_each(|scope| assert_eq!(provider().0.check_scope(scope), []));
 }
 
 #[test]
