@@ -4,4 +4,5 @@
 mod life;
 mod migrations;
 mod peers;
+mod tasks;
 mod vault;
