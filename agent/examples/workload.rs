@@ -1,0 +1,99 @@
+//! Opens a task at the node agent and becomes a command in it, as `dayfly run` does.
+//!
+//! `workload --socket PATH [--scope NAME]… [--label KEY=VALUE]… -- COMMAND…`, or with `--end` instead of a command: then it
+//! watches its task, ends it, and says what it saw.
+//!
+//! The calling process is the task's leader: the agent moves it into the task, and `exec` keeps it there. The connection is
+//! close-on-exec, which tells the agent that the command runs.
+
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use dayfly_client::v1::watch_task_response::Event;
+use dayfly_client::v1::{EndTaskRequest, OpenTaskRequest, OpenTaskResponse, ScopeRequest, WatchTaskRequest};
+use dayfly_client::{AgentClient, CallError};
+
+#[derive(Parser)]
+struct Cli {
+    /// The agent's socket.
+    #[arg(long, env = "DAYFLY_AGENT_SOCKET")]
+    socket: String,
+    /// A scope the task may ask for, without parameters.
+    #[arg(long)]
+    scope: Vec<String>,
+    /// A label, as KEY=VALUE.
+    #[arg(long)]
+    label: Vec<String>,
+    /// End the task again, instead of becoming something.
+    #[arg(long)]
+    end: bool,
+    /// What to become.
+    #[arg(last = true, required_unless_present = "end")]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("nothing has installed one before");
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let opened = match runtime {
+        Ok(runtime) => runtime.block_on(open(&cli)),
+        Err(error) => Err(error.into()),
+    };
+    let failed = match opened {
+        Ok(_) if cli.end => return ExitCode::SUCCESS,
+        // `exec` comes back only when it fails.
+        Ok(task) => {
+            Command::new(&cli.command[0]).args(&cli.command[1..]).envs(task.environment).exec().into()
+        }
+        Err(error) => error,
+    };
+    say(&format!("refused: {}", dayfly_client::chain(&*failed)));
+    ExitCode::FAILURE
+}
+
+async fn open(cli: &Cli) -> Result<OpenTaskResponse, Box<dyn std::error::Error>> {
+    let scope = |name: &String| ScopeRequest { scope: name.clone(), parameters: HashMap::new() };
+    let label = |text: &String| text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let request = OpenTaskRequest {
+        ceiling: cli.scope.iter().map(scope).collect(),
+        labels: cli.label.iter().filter_map(label).collect(),
+        intent: cli.command.join(" "),
+        ..OpenTaskRequest::default()
+    };
+    let agent = AgentClient::connect(&cli.socket).await?;
+    let opened = agent.credentials().open_task(request).await.map_err(CallError::from)?;
+    let task = opened.into_inner();
+    if cli.end {
+        watch_and_end(&agent, &task.task_id).await?;
+    }
+    Ok(task)
+}
+
+async fn watch_and_end(agent: &AgentClient, task_id: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let watch = WatchTaskRequest { task_id: task_id.to_owned(), ..Default::default() };
+    let mut events = agent.credentials().watch_task(watch).await.map_err(CallError::from)?.into_inner();
+    let end = EndTaskRequest { task_id: task_id.to_owned(), ..Default::default() };
+    let mut end = Some(end);
+    while let Some(event) = events.message().await.map_err(CallError::from)? {
+        match event.event {
+            Some(Event::Watched(_)) => say("watched"),
+            Some(Event::Over(over)) => say(&format!("over: {}", over.cause)),
+            None => {}
+        }
+        if let Some(end) = end.take() {
+            let ended = agent.credentials().end_task(end).await.map_err(CallError::from)?.into_inner();
+            say(&format!("ended: {} tasks, {} leases", ended.tasks_ended, ended.leases_queued));
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what the program is for")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,148 @@
+//! AWS credentials and token files: who is served, and when no longer.
+
+use std::time::Duration;
+
+use dayfly_client::v1::{self, attach_response::Message as Down};
+
+use crate::world::{BASH, Shell, World, eventually};
+
+const ASK: &str = "GET /v1/aws/credentials HTTP/1.1";
+
+fn endpoint(shell: &mut Shell) -> (String, String) {
+    let host = shell.run("u=${AWS_CONTAINER_CREDENTIALS_FULL_URI#http://}; printf %s ${u%%/*}");
+    let bearer = shell.run("cat \"$AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE\"");
+    (host, bearer)
+}
+
+fn body(answer: &str) -> serde_json::Value {
+    let body = answer.lines().last().unwrap();
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_served_from_one_lease_and_an_outsider_with_the_right_token_is_not() {
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut member);
+    let ask = format!("{ASK}\nAuthorization: {bearer}");
+    let answer = member.http(&host, &ask);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let first = body(&answer);
+    assert!(first["AccessKeyId"].as_str().unwrap().starts_with("AKIA-"));
+    assert_eq!((&first["SecretAccessKey"], &first["Token"]), (&"aws-secret".into(), &"aws-session".into()));
+    assert_eq!(body(&member.http(&host, &ask)), first, "one lease for both");
+    assert_eq!(world.broker.book().issued, [(member.var("DAYFLY_TASK_ID"), BASH.to_owned())]);
+
+    // Root outside the task, another task, and a member that makes one thing wrong.
+    let mut outsider = Shell::outside();
+    let mut neighbour = world.task(&["--scope", "s3"]);
+    for other in [&mut outsider, &mut neighbour] {
+        let answer = other.http(&host, &ask);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        assert!(!answer.contains("AKIA"), "{answer}");
+        assert_eq!(body(&answer)["code"], "AccessDenied");
+    }
+    for wrong in [
+        ASK.to_owned(),
+        format!("{ASK}\nAuthorization: {bearer}x"),
+        format!("{ASK}\nAuthorization: Bearer {bearer}"),
+        format!("{ask}\nOrigin: http://127.0.0.1"),
+        format!("{ask}\nX-Forwarded-For: 10.0.0.1"),
+        format!("{ask}\nVia: 1.1 p"),
+        format!("{ask}\nHost: other.example"),
+        format!("POST /v1/aws/credentials HTTP/1.1\nAuthorization: {bearer}"),
+        format!("GET /v1/aws/credentials/x HTTP/1.1\nAuthorization: {bearer}"),
+    ] {
+        let answer = member.http(&host, &wrong);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{wrong}: {answer}");
+    }
+    assert!(world.log().contains("aws credentials refused"));
+    assert!(!world.log().contains(&bearer) && !world.log().contains("aws-secret"), "no secret is logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_about_the_program_that_asks_and_its_denial_is_the_brokers_word() {
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut member);
+    // `curl` is another program, and SPIRE knows nobody like it.
+    let line = format!(
+        "curl -s -o /dev/null -w '%{{http_code}}' -H 'Authorization: {bearer}' http://{host}/v1/aws/credentials"
+    );
+    assert_eq!(member.run(&line), "403");
+    assert!(world.broker.book().issued.is_empty());
+
+    world.broker.book().denies = true;
+    let answer = member.http(&host, &format!("{ASK}\nAuthorization: {bearer}"));
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(body(&answer)["code"], "NOT_COVERED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aws_lease_in_use_is_renewed_and_a_denied_renewal_takes_it_away() {
+    let world = World::start().await;
+    {
+        let mut book = world.broker.book();
+        (book.life, book.refresh) = (Duration::from_secs(60), Duration::ZERO);
+    }
+    let mut member = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut member);
+    let ask = format!("{ASK}\nAuthorization: {bearer}");
+    member.http(&host, &ask);
+    eventually("a renewal", || world.broker.book().renewed.pop()).await;
+    world.broker.book().denies = true;
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"), "what is held is still good");
+    let mut gone = false;
+    for _ in 0..50 {
+        gone = gone || member.http(&host, &ask).starts_with("HTTP/1.1 403");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(gone, "the denial ended it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_file_is_for_the_program_alone_and_follows_its_lease() {
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "index"]);
+    let file = member.var("DAYFLY_TOKEN_FILE");
+    let read = || std::fs::read_to_string(&file).ok();
+    let first = eventually("a token", read).await;
+    assert!(first.starts_with("access-L"), "{first}");
+    assert_eq!(world.broker.book().issued[0].1, BASH, "issued after exec, to the program");
+    assert_eq!(member.run(&format!("stat -c '%a %u' {file}")), format!("400 {}", nix::unistd::geteuid()));
+
+    let lease_id = first.trim_start_matches("access-").to_owned();
+    let task_id = member.var("DAYFLY_TASK_ID");
+    world.broker.order(Down::LeaseRevoked(v1::LeaseRevokedNotice { task_id, lease_id })).await;
+    eventually("the old token is taken away", || (read().as_ref() != Some(&first)).then_some(())).await;
+    let second = eventually("another token", read).await;
+    assert_ne!(second, first);
+
+    member.kill();
+    eventually("the file is gone", || {
+        (!std::path::Path::new(&file).parent().unwrap().exists()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_broker_stops_all_serving_and_a_heard_one_resumes_it() {
+    let mut world = World::start().await;
+    let mut member = world.task(&["--scope", "s3", "--scope", "index"]);
+    let (host, bearer) = endpoint(&mut member);
+    let ask = format!("{ASK}\nAuthorization: {bearer}");
+    let file = member.var("DAYFLY_TOKEN_FILE");
+    eventually("a token", || std::fs::read_to_string(&file).ok()).await;
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"));
+
+    world.crash_broker();
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"), "a short outage is no silence");
+    eventually("the token is taken away", || std::fs::metadata(&file).err()).await;
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 503"));
+
+    world.revive_broker();
+    world.until_attached(2).await;
+    eventually("a token again", || std::fs::read_to_string(&file).ok()).await;
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"));
+    assert_eq!(world.broker.book().issued.len(), 4, "nothing was kept over the silence");
+}
