@@ -36,6 +36,7 @@ macro_rules! store_contract {
             leases::live_leases_are_limited_by_identity,
             leases::live_leases_are_limited_by_node,
             leases::a_refused_lease_counts_for_nothing,
+            leases::a_change_that_fails_takes_no_other_with_it,
             leases::an_event_that_makes_no_sense_changes_nothing,
             leases::an_extension_needs_an_open_task,
             leases::a_lease_is_opened_in_no_other_state,

@@ -1,6 +1,7 @@
 //! What ends, and what cannot begin under it.
 
-use dayfly_domain::lease::{LeaseState, RevokeCause};
+use dayfly_domain::audit::Stream;
+use dayfly_domain::lease::{Lease, LeaseState, RevokeCause};
 use dayfly_domain::task::{EndCause, Task, TaskState};
 use dayfly_domain::time::Ttl;
 
@@ -74,7 +75,7 @@ pub(crate) async fn a_second_end_changes_nothing(w: &mut World) {
     w.open_child(&root, "b").await;
     let lease = w.open_active(&root, "a").await;
     w.end(EndWhich::Task(root.id), EndCause::AnchorGone, at(1)).await;
-    let (state, records) = (w.lease_state(&lease).await, w.chain(dayfly_domain::audit::Stream::Lease).await);
+    let (state, records) = (w.lease_state(&lease).await, w.chain(Stream::Lease).await);
     for which in [
         EndWhich::Task(root.id),
         EndWhich::Session(session(&root)),
@@ -86,7 +87,7 @@ pub(crate) async fn a_second_end_changes_nothing(w: &mut World) {
     }
     assert_eq!(w.task_state(&root).await, TaskState::Ended { at: at(1), cause: EndCause::AnchorGone });
     assert_eq!(w.lease_state(&lease).await, state);
-    assert_eq!(w.chain(dayfly_domain::audit::Stream::Lease).await, records);
+    assert_eq!(w.chain(Stream::Lease).await, records);
 }
 
 pub(crate) async fn a_pending_lease_is_given_up_and_its_late_answer_taken_back(w: &mut World) {
@@ -169,7 +170,7 @@ pub(crate) async fn a_task_names_its_own_session(w: &mut World) {
     let (one, other) = (w.open_root("a").await, w.open_root("b").await);
     let child = Task { session: other.session, ..w.child(&one, "c") };
     assert!(matches!(w.try_open(&child).await, Err(StoreError::TaskNotOpen)));
-    let lease = dayfly_domain::lease::Lease { session: other.session, ..w.active(&one, "c") };
+    let lease = Lease { session: other.session, ..w.active(&one, "c") };
     assert!(matches!(w.try_lease(&lease, T0).await, Err(StoreError::TaskNotOpen)));
 }
 

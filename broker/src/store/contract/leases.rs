@@ -1,5 +1,6 @@
 //! Leases on their way from state to state.
 
+use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, Outcome, RevokeCause};
 use dayfly_domain::task::{EndCause, Task};
 
@@ -44,7 +45,7 @@ pub(crate) async fn a_lease_given_locally_is_active_at_once(w: &mut World) {
     let root = w.open_root("a").await;
     let lease = w.open_active(&root, "a").await;
     assert_eq!(w.lease_state(&lease).await, lease.state);
-    let opened = w.records(dayfly_domain::audit::Stream::Lease).await;
+    let opened = w.records(Stream::Lease).await;
     assert_eq!(opened.last().unwrap()["event"], "lease.active");
 }
 
@@ -112,6 +113,40 @@ pub(crate) async fn a_refused_lease_counts_for_nothing(w: &mut World) {
     assert!(matches!(w.store().open_lease(twice, T0).await, Err(StoreError::Database { .. })));
     assert!(!is_refused(w, &root, "a", limits).await);
     assert!(is_refused(w, &root, "a", limits).await);
+}
+
+pub(crate) async fn a_change_that_fails_takes_no_other_with_it(w: &mut World) {
+    let root = w.open_root("a").await;
+    let good: Vec<Lease> = (0..30).map(|_| w.active(&root, "a")).collect();
+    let opened = w.open_active(&root, "a").await;
+    let given: Vec<_> = good.iter().map(|lease| w.new_lease(lease, NO_LIMITS)).collect();
+    let twice = w.new_lease(&opened, NO_LIMITS);
+    let request = w.request();
+    let again = || {
+        let decision = Record::new(Stream::Decision, "again", T0);
+        w.store().open_task(root.clone(), decision, request)
+    };
+    // All at once, so that they share transactions.
+    let (given, twice, first, second) = tokio::join!(
+        futures_util::future::join_all(given.into_iter().map(|new| w.store().open_lease(new, T0))),
+        w.store().open_lease(twice, T0),
+        again(),
+        again(),
+    );
+    for outcome in given {
+        outcome.unwrap();
+    }
+    for outcome in [twice, first, second] {
+        assert!(matches!(outcome, Err(StoreError::Database { .. })), "{outcome:?}");
+    }
+    assert_eq!(w.all_leases().await.len(), good.len() + 1);
+    let limits = LeaseLimits { per_identity: 32, ..NO_LIMITS };
+    let last = w.active(&root, "a");
+    let last = w.new_lease(&last, limits);
+    w.store().open_lease(last, T0).await.unwrap();
+    let over = w.active(&root, "a");
+    let over = w.new_lease(&over, limits);
+    assert!(matches!(w.store().open_lease(over, T0).await, Err(StoreError::TooManyLeases { .. })));
 }
 
 pub(crate) async fn an_event_that_makes_no_sense_changes_nothing(w: &mut World) {

@@ -77,6 +77,11 @@ impl Place {
         self.folder.join("dayfly.db")
     }
 
+    /// SQLite's write-ahead log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.folder.join("dayfly.db-wal")
+    }
+
     pub(super) fn reserve(&self) -> PathBuf {
         self.folder.join("reserve")
     }

@@ -66,12 +66,13 @@ impl SqliteStore {
     /// are chained under `writer_id`.
     pub async fn open(folder: &Path, writer_id: &str, options: Options) -> Result<Self, OpenError> {
         let place = Place::prepare(folder)?;
-        let mut connection = SqliteConnection::connect_with(&for_writing(&place.database()))
-            .await
-            .map_err(OpenError::Database)?;
+        let mut connection =
+            SqliteConnection::connect_with(&for_writing(&place.database(), options.reserve_bytes))
+                .await
+                .map_err(OpenError::Database)?;
         migrations::sqlite().run_direct(None, &mut connection, false).await.map_err(migration_failed)?;
         place.check_files()?;
-        let reserve = Reserve::new(place.reserve(), options.reserve_bytes);
+        let reserve = Reserve::new(place.reserve(), place.log(), options.reserve_bytes);
         let tx = Tx::new(connection, writer_id, options.max_bytes).await.map_err(OpenError::State)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)

@@ -106,7 +106,13 @@ pub enum OpenError {
     State(#[source] StoreError),
 }
 
-pub(super) fn for_writing(database: &Path) -> SqliteConnectOptions {
+/// The write-ahead log is moved into the database when it has this many pages of 4 KiB, if the reserve is large enough.
+const LOG_PAGES: u64 = 1_000;
+
+pub(super) fn for_writing(database: &Path, reserve_bytes: u64) -> SqliteConnectOptions {
+    const PAGE: u64 = 4_096;
+    // Moving the log may find the disk full; then it is the reserve that must hold it.
+    let log_pages = (reserve_bytes / 4 / PAGE).clamp(16, LOG_PAGES);
     SqliteConnectOptions::new()
         .filename(database)
         .journal_mode(SqliteJournalMode::Wal)
@@ -117,8 +123,8 @@ pub(super) fn for_writing(database: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Nothing goes to files of other modes in other folders.
         .pragma("temp_store", "MEMORY")
-        .pragma("wal_autocheckpoint", "4000")
-        .pragma("journal_size_limit", "67108864")
+        .pragma("wal_autocheckpoint", log_pages.to_string())
+        .pragma("journal_size_limit", (log_pages * PAGE).to_string())
 }
 
 pub(super) fn for_reading(database: &Path) -> SqliteConnectOptions {

@@ -1,4 +1,8 @@
 //! Room kept free for taking away: a file beside the database that is given up when an end finds the disk full.
+//!
+//! SQLite commits to its write-ahead log and moves pages into the database later. What the log holds may need as much
+//! room again in the database. The log is therefore kept shorter than the reserve, and nothing is given out once the
+//! disk has no room left for what the log holds.
 
 use std::fs;
 use std::io;
@@ -13,14 +17,15 @@ use super::files::{open_private, sync_folder};
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
+    log: PathBuf,
     bytes: u64,
     held: bool,
 }
 
 impl Reserve {
     /// Takes the reserve if there is room for it.
-    pub(super) fn new(path: PathBuf, bytes: u64) -> Self {
-        let mut reserve = Self { path, bytes, held: false };
+    pub(super) fn new(path: PathBuf, log: PathBuf, bytes: u64) -> Self {
+        let mut reserve = Self { path, log, bytes, held: false };
         match reserve.allocate() {
             Ok(()) => reserve.held = true,
             Err(error) => {
@@ -49,18 +54,28 @@ impl Reserve {
         self.discard();
     }
 
-    /// Takes the room again if there is enough of it, with a quarter to spare, so that it is not lost at once.
-    pub(super) fn restore(&mut self) -> bool {
-        if !self.held && self.has_room_beside() && self.allocate().is_ok() {
+    /// Whether something may be given out: the reserve is held, or can be taken again, and the disk has room beside it.
+    pub(super) fn leaves_room(&mut self) -> bool {
+        let needed = self.logged() + self.bytes / 16;
+        if self.held {
+            return self.free() >= needed;
+        }
+        if self.free() >= needed.saturating_add(self.bytes) && self.allocate().is_ok() {
             self.held = true;
             info!(bytes = self.bytes, "the store has its reserve again");
         }
         self.held
     }
 
-    fn has_room_beside(&self) -> bool {
+    /// Bytes in the write-ahead log.
+    fn logged(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// Bytes free on the disk for this user. 0 if that cannot be told.
+    fn free(&self) -> u64 {
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= self.bytes / 4 * 5)
+        statvfs(folder).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     fn allocate(&self) -> io::Result<()> {

@@ -211,6 +211,16 @@ impl Tx {
         Ok(used + SPARE <= wanted)
     }
 
+    /// Moves the write-ahead log into the database and gives its room back, as far as readers and the disk let it.
+    pub(super) async fn shorten_log(&mut self) {
+        if let Err(error) = self.execute("shorten the log", "PRAGMA wal_checkpoint(TRUNCATE)").await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the write-ahead log could not be shortened"
+            );
+        }
+    }
+
     async fn pragma(&mut self, sql: &'static str) -> Result<i64, StoreError> {
         let row = sqlx::query(sql).fetch_one(&mut self.connection).await.map_err(failed("read the size"))?;
         row.try_get(0).map_err(failed("read the size"))

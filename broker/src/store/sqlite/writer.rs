@@ -145,6 +145,8 @@ pub(super) struct Writer {
     queues: Queues,
     tx: Tx,
     reserve: Reserve,
+    /// Whether there was room to give something out when that was last asked.
+    gives: bool,
     /// Held, so that no second broker opens the database.
     _place: Place,
 }
@@ -159,7 +161,7 @@ struct Failure {
 
 impl Writer {
     pub(super) fn new(queues: Queues, tx: Tx, reserve: Reserve, place: Place) -> Self {
-        Self { queues, tx, reserve, _place: place }
+        Self { queues, tx, reserve, gives: false, _place: place }
     }
 
     pub(super) async fn run(mut self) {
@@ -172,8 +174,11 @@ impl Writer {
     }
 
     async fn work(&mut self, mut jobs: Vec<Job>) {
-        if jobs.iter().any(Job::is_refusable) && !self.has_room_to_give().await {
-            jobs = fail_refusable(jobs, &no_room());
+        if jobs.iter().any(|job| job.lane() == Lane::Grant) {
+            self.gives = self.has_room_to_give().await;
+            if !self.gives {
+                jobs = fail_refusable(jobs, &no_room());
+            }
         }
         let mut alone = Vec::new();
         while !jobs.is_empty() {
@@ -204,8 +209,10 @@ impl Writer {
             if job.is_refusable() {
                 return job.fail(failure.error);
             } else if full && self.reserve.is_held() {
+                self.gives = false;
                 self.reserve.release();
                 self.tx.bound_size(self.reserve.bytes()).await;
+                self.tx.shorten_log().await;
             } else if care == Care::Recorded && (full || failure.job.is_none()) {
                 care = Care::Counted;
             } else {
@@ -215,7 +222,7 @@ impl Writer {
     }
 
     async fn attempt(&mut self, jobs: &mut [Job], care: Care) -> Result<(), Failure> {
-        let gives = self.reserve.is_held() && care == Care::Recorded;
+        let gives = self.gives && care == Care::Recorded;
         let Err(failure) = self.transact(jobs, care, gives).await else { return Ok(()) };
         tracing::warn!(
             error = &failure.error as &dyn std::error::Error,
@@ -240,13 +247,13 @@ impl Writer {
 
     async fn has_room_to_give(&mut self) -> bool {
         if self.reserve.is_held() {
-            return true;
+            return self.reserve.leaves_room();
         }
-        if !self.tx.bound_size(0).await || !self.reserve.restore() {
+        let has_room = self.tx.bound_size(0).await && self.reserve.leaves_room();
+        if !has_room {
             self.tx.bound_size(self.reserve.bytes()).await;
-            return false;
         }
-        true
+        has_room
     }
 }
 

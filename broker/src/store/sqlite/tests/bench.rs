@@ -18,7 +18,7 @@ use crate::store::{EndWhich, NewLease};
 async fn many_callers_open_leases_at_once() {
     const CALLERS: u64 = 256;
     const EACH: u64 = 40;
-    let sqlite = Arc::new(Sqlite::start().await);
+    let sqlite = Arc::new(Sqlite::with(Options::default()).await);
     let mut world = World::new(Borrowed(sqlite.clone()));
     let root = world.open_root("a").await;
     let template = world.active(&root, "a");

@@ -67,6 +67,7 @@ async fn the_database_is_durable_and_wipes_what_it_deletes() {
     let sqlite = Sqlite::start().await;
     let mut connection = SqliteConnection::connect_with(&super::super::open::for_writing(
         &sqlite.folder.path().join("dayfly.db"),
+        1 << 20,
     ))
     .await
     .unwrap();
