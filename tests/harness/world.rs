@@ -250,6 +250,19 @@ impl World {
         self.wait_for_broker().await
     }
 
+    /// Puts sections at the end of the broker's configuration and starts it anew.
+    ///
+    /// # Errors
+    /// When it does not start with them.
+    pub async fn add_to_broker(&mut self, sections: &str) -> anyhow::Result<()> {
+        let path = self.scratch.join("broker/broker.toml");
+        let text = std::fs::read_to_string(&path)? + "\n" + sections;
+        self.scratch.file("broker/broker.toml", 0o644, text)?;
+        self.broker.terminate().await?;
+        self.start_broker_again(&[]).await?;
+        self.wait_for_agent().await
+    }
+
     /// Kills the agent where it stands; the attest process lives.
     ///
     /// # Errors

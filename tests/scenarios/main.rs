@@ -1,6 +1,10 @@
 //! Scenarios on real parts: each tells a promise and breaks when it is broken. `scripts/test` starts them.
 #![expect(clippy::unwrap_used, reason = "a panic is how a scenario fails")]
 
+mod aws;
+mod demo;
+mod dev;
+mod examples;
 mod life;
 mod migrations;
 mod peers;
