@@ -3,22 +3,24 @@
 
 mod bench;
 mod full;
-mod lanes;
 mod opening;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dayfly_domain::audit::Stream;
+use dayfly_domain::task::EndCause;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tempfile::TempDir;
 
 use super::{Options, SqliteStore};
-use crate::store::Store;
-use crate::store::contract::{Fixture, store_contract};
+use crate::store::contract::world::{T0, at};
+use crate::store::contract::{Fixture, World, store_contract};
+use crate::store::{EndWhich, Store};
 
 struct Sqlite {
     folder: TempDir,
@@ -92,3 +94,20 @@ impl Fixture for Sqlite {
 }
 
 store_contract!(Sqlite::start());
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_caller_hung_up_is_done_all_the_same() {
+    let mut world = World::new(Sqlite::start().await);
+    let root = world.open_root("a").await;
+    let mut ending = world.store().end(EndWhich::Task(root.id), EndCause::Explicit, at(1), None);
+    // Polled once, so that it is handed in, then dropped.
+    assert!(futures_util::poll!(&mut ending).is_pending());
+    drop(ending);
+    for _ in 0..500 {
+        if !world.task_state(&root).await.is_open(T0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the end was lost with its caller");
+}

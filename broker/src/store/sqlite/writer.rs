@@ -365,3 +365,6 @@ impl<V: Verb> AnyJob for Posted<V> {
         let _ = self.reply.send(Err(error));
     }
 }
+
+#[cfg(test)]
+mod tests;
