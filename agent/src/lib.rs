@@ -16,6 +16,7 @@ pub mod deliver;
 pub mod fault;
 pub mod fence;
 pub mod folder;
+pub mod image;
 pub mod leftovers;
 pub mod logging;
 pub mod member;

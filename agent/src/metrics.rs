@@ -135,3 +135,28 @@ async fn one(stream: tokio::net::TcpStream, from: SocketAddr, registry: Arc<Regi
         tracing::debug!(%from, %error, "a scrape ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_that_dashboards_use() {
+        let metrics = Metrics::default();
+        Metrics::count(&metrics.tasks_ended, "exit");
+        Metrics::count_at(&metrics.native_requests, "aws", "served");
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry()).expect("writing to a string does not fail");
+        for line in [
+            "dayfly_agent_tasks 0",
+            "dayfly_agent_tasks_opened_total 0",
+            "dayfly_agent_tasks_ended_total{outcome=\"exit\"} 1",
+            "dayfly_agent_native_requests_total{endpoint=\"aws\",outcome=\"served\"} 1",
+            "dayfly_agent_broker_connected 0",
+            "dayfly_agent_fenced 0",
+            "dayfly_agent_ends_unrecorded 0",
+        ] {
+            assert!(text.lines().any(|given| given == line), "{line} is not in:\n{text}");
+        }
+    }
+}

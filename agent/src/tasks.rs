@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::anchor::{Anchor, Spare};
+use crate::anchor::{Anchor, EndCause, EndsWith, Spare};
 use crate::credentials::Provider;
 use crate::fault_point;
 use crate::member::Roster;
@@ -123,6 +123,7 @@ impl Tasks {
             tokio::select! {
                 cause = watched.anchor.ended() => {
                     fault_point!("end.seen");
+                    let cause = told_apart(&watched.anchor, cause).await;
                     tasks.end(&watched.id, &EndSignal::Anchor(cause));
                 }
                 () = watched.ended() => {}
@@ -269,6 +270,16 @@ fn is_at_or_below(table: &HashMap<String, Arc<Task>>, task: &str, above: &str) -
 
 fn count(table: &HashMap<String, Arc<Task>>) -> i64 {
     i64::try_from(table.values().filter(|task| task.is_open()).count()).unwrap_or(i64::MAX)
+}
+
+/// The last process of a cgroup leaves it some microseconds before its pidfd says that it has exited. If that was the
+/// leader, its exit is what happened.
+async fn told_apart(anchor: &Anchor, cause: EndCause) -> EndCause {
+    let Anchor::OwnedCgroup { leader: Some(leader), ends_with: EndsWith::Leader, .. } = anchor else {
+        return cause;
+    };
+    let exited = tokio::time::timeout(Duration::from_millis(20), dayfly_sys::pidfd::exited(leader)).await;
+    if matches!(exited, Ok(Ok(()))) { EndCause::LeaderExited } else { cause }
 }
 
 /// Tries until nothing is left; a process anchor's fork bomb is given up on after some tries.

@@ -138,3 +138,71 @@ async fn send(stream: &UnixStream, answer: &Answer) {
         debug!(%error, "the other process did not wait for its answer");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::path::Path;
+
+    use dayfly_client::TrustDomain;
+
+    use super::*;
+
+    /// SPIRE is not there: whatever is refused for another reason was refused before it was asked.
+    fn serve(home: &Path, run_uid: u32) -> PathBuf {
+        let socket = home.join("attest.sock");
+        let config = Attest { socket: socket.clone(), spire_admin_socket: None, run_uid, in_flight: 1 };
+        let nowhere = format!("unix:{}/nowhere.sock", home.display());
+        let spire = Spire::new(nowhere, "a".to_owned(), TrustDomain::new("prod.example").unwrap());
+        let server = Server::bind(&config, spire).unwrap();
+        tokio::spawn(async move { server.serve().await });
+        socket
+    }
+
+    async fn ask(socket: &Path, request: &[u8], fd: Option<BorrowedFd<'_>>) -> Option<Refused> {
+        let stream = UnixStream::connect(socket).await.unwrap();
+        fdpass::send_with_fd(&stream, request, fd).await.unwrap();
+        let frame = fdpass::recv_with_fd(&stream, super::super::wire::MAX_ANSWER).await.ok()??;
+        match serde_json::from_slice(&frame.bytes).unwrap() {
+            Answer::Refused(refused) => Some(refused),
+            Answer::Svid(svid) => panic!("{svid:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_message_is_understood_and_a_dead_process_is_nobody() {
+        let home = tempfile::tempdir().unwrap();
+        let socket = serve(home.path(), rustix::process::geteuid().as_raw());
+        let me = pidfd::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(matches!(ask(&socket, REQUEST, Some(me.as_fd())).await, Some(Refused::Unavailable { .. })));
+        assert_eq!(ask(&socket, REQUEST, None).await, Some(Refused::Misunderstood));
+        assert_eq!(ask(&socket, b"another audience", Some(me.as_fd())).await, Some(Refused::Misunderstood));
+        assert_eq!(ask(&socket, b"dayfly", Some(me.as_fd())).await, Some(Refused::Misunderstood));
+
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let dead = pidfd::open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.kill().unwrap();
+        pidfd::exited(&dead).await.unwrap();
+        assert_eq!(ask(&socket, REQUEST, Some(dead.as_fd())).await, Some(Refused::Gone));
+        child.wait().unwrap();
+        assert_eq!(ask(&socket, REQUEST, Some(dead.as_fd())).await, Some(Refused::Gone));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(
+            ask(&socket, REQUEST, Some(file.as_fd())).await,
+            Some(Refused::Gone),
+            "a file is no process"
+        );
+    }
+
+    #[tokio::test]
+    async fn another_user_gets_no_answer() {
+        let home = tempfile::tempdir().unwrap();
+        let socket = serve(home.path(), rustix::process::geteuid().as_raw() + 1);
+        let stream = UnixStream::connect(&socket).await;
+        // Without root the socket cannot be given to the other user, and the mode lets us knock all the same.
+        let stream = stream.unwrap();
+        assert!(fdpass::recv_with_fd(&stream, 1024).await.unwrap().is_none(), "closed at once");
+    }
+}

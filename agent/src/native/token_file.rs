@@ -1,8 +1,8 @@
 //! Keeps an access token in a file, for the program that the leader became.
 //!
 //! It is issued after `exec`, to the identity of the program that will use it, and never to the launcher's. The launcher's
-//! connection is close-on-exec: once it is closed while the process lives, the program runs. Until then there is no file;
-//! a program that reads it at once has to try again for some milliseconds.
+//! connection is close-on-exec, so its end is the moment to look whether the process has become another program. Until then
+//! there is no file; a program that reads it at once has to try again for some milliseconds.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,8 @@ use tracing::{debug, warn};
 use crate::credentials::{Credential, Provider};
 use crate::deliver::Deliverer;
 use crate::fence::Fence;
-use crate::process::Process;
+use crate::image::Image;
+use crate::process::{Process, ProcessError};
 use crate::task::Task;
 
 /// The file's name in the task's folder.
@@ -21,20 +22,42 @@ pub const NAME: &str = "token";
 
 /// Between looks at the cache once a renewal is due: its fruit shows in the file after at most this.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between looks whether a launcher that closed its connection has become the program.
+const EXEC_LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// The longest pause after a refusal.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Writes the file once `launched`, renews it, and takes it away when it may not be there. Runs until the task is over.
-pub async fn keep(
-    task: Arc<Task>,
-    leader: Process,
-    launched: CancellationToken,
-    deliverer: Arc<Deliverer>,
-    fence: Arc<Fence>,
-) {
+/// The process that becomes the program.
+#[derive(Debug)]
+pub struct Launcher {
+    /// The process.
+    pub process: Process,
+    /// What it was when it opened the task.
+    pub image: Image,
+    /// Cancelled when its connection is closed.
+    pub closed: CancellationToken,
+}
+
+impl Launcher {
+    /// Waits until it is the program.
+    async fn launched(&self) -> Result<(), ProcessError> {
+        self.closed.cancelled().await;
+        let mut pause = EXEC_LOOK.0;
+        while Image::of(&self.process)? == self.image {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(EXEC_LOOK.1);
+        }
+        Ok(())
+    }
+}
+
+/// Writes the file once the launcher is the program, renews it, and takes it away when it may not be there. Runs until the task is over.
+pub async fn keep(task: Arc<Task>, launcher: Launcher, deliverer: Arc<Deliverer>, fence: Arc<Fence>) {
     let work = async {
-        launched.cancelled().await;
-        keep_while_open(&task, &leader, &deliverer, &fence).await;
+        match launcher.launched().await {
+            Ok(()) => keep_while_open(&task, &launcher.process, &deliverer, &fence).await,
+            Err(error) => debug!(task_id = %task.id, %error, "the launcher did not become a program"),
+        }
     };
     tokio::select! {
         () = work => {}

@@ -24,8 +24,9 @@ use crate::deliver::Deliverer;
 use crate::fault_point;
 use crate::fence::Fence;
 use crate::folder::{FolderError, Folders, TaskFolder};
+use crate::image::Image;
 use crate::member::Standing;
-use crate::native::token_file;
+use crate::native::token_file::{self, Launcher};
 use crate::process::{Process, ProcessError, ProcessId};
 use crate::task::{EndSignal, NewTask};
 use crate::tasks::Tasks;
@@ -248,9 +249,13 @@ impl Opener {
             ));
         };
         if has_token {
-            let (leader, launched) = (caller.process.clone(), caller.closed.clone());
             let (deliverer, fence) = (Arc::clone(&self.deliverer), Arc::clone(&self.fence));
-            tokio::spawn(token_file::keep(task, leader, launched, deliverer, fence));
+            // Read before the answer: only with that can the launcher go on to `exec`. Without it the leader is dead.
+            if let Ok(image) = Image::of(&caller.process) {
+                let launcher =
+                    Launcher { process: caller.process.clone(), image, closed: caller.closed.clone() };
+                tokio::spawn(token_file::keep(task, launcher, deliverer, fence));
+            }
         }
         fault_point!("open.before_answer");
         Ok(v1::OpenTaskResponse { environment, task_key: String::new(), ..answer })

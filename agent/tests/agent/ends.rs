@@ -163,3 +163,33 @@ async fn a_stopped_agent_ends_its_tasks_in_order() {
     assert!(!shell.is_alive());
     assert!(!world.socket().exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_gets_a_new_stream_and_no_end_is_lost_on_the_way() {
+    let mut world = World::start().await;
+    let mut shell = world.task(&["--scope", "s3"]);
+    world.spiffe.rotate_now();
+    world.until_attached(2).await;
+    let id = task_id(&mut shell);
+    shell.kill();
+    let told = eventually("the end", || world.broker.book().told.first().cloned()).await;
+    assert_eq!(told.task_id, id);
+    assert!(
+        !world.log().contains("the stream to the broker is lost"),
+        "the old one was kept until the new one stood"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_identity_was_withdrawn_still_tells_ends() {
+    let world = World::start().await;
+    let mut shell = world.task(&["--scope", "s3"]);
+    world.spiffe.withdraw(&dayfly_client::SpiffeId::new(crate::world::AGENT).unwrap());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let words = world.refused(&["--scope", "s3"]);
+    assert!(words.contains("refused: "), "nothing new is opened: {words}");
+    shell.kill();
+    let told = eventually("the end", || world.broker.book().told.first().cloned()).await;
+    assert_eq!(told.signal, "exit");
+    assert_eq!(world.broker.book().attached, 1, "on the stream that stood");
+}

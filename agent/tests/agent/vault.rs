@@ -59,7 +59,7 @@ async fn answer(
             r#"{"lease_id":"database/creds/ro/abc","data":{"username":"u"}}"#.to_owned()
         }
         "/v1/leaky" => format!(r#"{{"data":{{"id":"{token}"}}}}"#),
-        _ => r#"{"lease_id":"","data":{"data":{"answer":"42"}}}"#.to_owned(),
+        _ => r#"{"lease_id":"","data":{"data":{"answer":"forty-two"}}}"#.to_owned(),
     };
     Ok(Response::new(Full::new(Bytes::from(body))))
 }
@@ -85,7 +85,7 @@ async fn a_member_reads_through_its_placeholder_and_nobody_else_does() {
     let (world, vault, mut member) = world().await;
     let (host, token) = (host(&mut member), member.var("VAULT_TOKEN"));
     let answer = ask(&mut member, &host, "GET /v1/secret/data/x", &token);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("42"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("forty-two"), "{answer}");
     let (method, path, shown) = vault.last();
     assert_eq!((&*method, &*path), ("GET", "/v1/secret/data/x"));
     assert!(shown.starts_with("hvs.real-L"), "{shown}");
@@ -93,7 +93,7 @@ async fn a_member_reads_through_its_placeholder_and_nobody_else_does() {
 
     let before = vault.asked.lock().unwrap().len();
     let bare = member.http(&host, "GET /v1/secret/data/x HTTP/1.1");
-    assert!(bare.starts_with("HTTP/1.1 403") && !bare.contains("42"), "{bare}");
+    assert!(bare.starts_with("HTTP/1.1 403") && !bare.contains("forty-two"), "{bare}");
     let without_token = member.http(&host, "GET /v1/secret/data/x HTTP/1.1\nX-Vault-Request: true");
     assert!(without_token.starts_with("HTTP/1.1 403"), "{without_token}");
     let mut neighbour = world.task(&["--scope", "kv"]);
