@@ -20,6 +20,17 @@ parser.add_argument("--times", type=int, default=3)
 parser.add_argument("--pause", type=float, default=0.2, help="seconds between two calls")
 options = parser.parse_args()
 
+
+def token():
+    """The task's token, read anew each time: the agent puts a fresh one there before the old one runs out."""
+    path = pathlib.Path(os.environ["DAYFLY_TOKEN_FILE"])
+    # It is issued to this very program, so it comes some milliseconds after the program has begun.
+    deadline = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.read_text().strip()
+
+
 url = urllib.parse.urlsplit(options.url)
 connection = http.client.HTTPSConnection(url.hostname, url.port, timeout=10, context=Svid().client())
 connection.connect()
@@ -28,9 +39,7 @@ if peer(connection.sock) != options.service_id:
 for call in range(options.times):
     if call:
         time.sleep(options.pause)
-    # Read anew each time: the agent puts a fresh token there before the old one runs out.
-    token = pathlib.Path(os.environ["DAYFLY_TOKEN_FILE"]).read_text().strip()
-    connection.request("GET", url.path, headers={"Authorization": f"Bearer {token}"})
+    connection.request("GET", url.path, headers={"Authorization": f"Bearer {token()}"})
     answer = connection.getresponse()
     body = answer.read().decode()
     if answer.status != 200:

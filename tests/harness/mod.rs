@@ -4,6 +4,8 @@
 //! it when the test process dies. All listen on 127.0.0.1 or on sockets under `/tmp`. What is missing is an error that
 //! says how to get it; nothing is skipped.
 
+pub mod dev;
+pub mod manual;
 pub mod minio;
 pub mod moto;
 pub mod parts;

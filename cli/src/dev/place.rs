@@ -71,6 +71,8 @@ impl Place {
             Failure::new(format!("another `dayfly dev` uses {}", dir.display()))
                 .next("stop it with `dayfly dev stop`, or give this one its own --dir")
         })?;
+        // What one that was killed has told.
+        let _gone = fs::remove_file(dir.join(TOLD));
         write(&dir.join(".gitignore"), "*\n")?;
         for name in ["state", "keys", "spiffe", "logs"] {
             private_folder(&dir.join(name))?;

@@ -111,7 +111,7 @@ pub fn welcome(place: &Place, targets: &Targets, applied: Option<usize>) -> Stri
         format!(" --dir {}", quoted(&place.dir().to_string_lossy()))
     };
     text += &format!(
-        "\nIn another shell:\n  eval \"$(dayfly dev env{dir})\"\n  dayfly run --scope call-service -- sh -c 'cat $DAYFLY_TOKEN_FILE'\n  \
+        "\nIn another shell:\n  eval \"$(dayfly dev env{dir})\"\n  dayfly run --scope call-service -- sh -c 'sleep 1; cat $DAYFLY_TOKEN_FILE'\n  \
          dayfly lease list\n\nCtrl-C ends it. Logs are in {}; -v shows them.\n",
         place.kept("logs").display()
     );
