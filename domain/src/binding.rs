@@ -9,6 +9,9 @@ use crate::pattern::SpiffePattern;
 use crate::spiffe::SpiffeId;
 use crate::time::Ttl;
 
+/// Scopes that every broker has: the verbs of its own administration. Bound to identities of stage `admin` alone.
+pub const ADMIN_SCOPES: [&str; 3] = ["admin.read", "admin.revoke", "admin.apply"];
+
 /// A binding as the platform team wrote it.
 #[derive(Clone, Debug)]
 pub struct Binding {

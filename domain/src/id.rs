@@ -52,13 +52,13 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                fmt::Display::fmt(&self.0, f)
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                fmt::Display::fmt(&self.0, f)
             }
         }
     )* };
@@ -97,6 +97,7 @@ mod tests {
     fn an_id_reads_back_as_written() {
         let id = LeaseId::new(Timestamp::from_unix_millis(1_700_000_000_000), 42);
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(format!("{id:?}"), id.to_string());
         assert_eq!("lease-1".parse::<LeaseId>(), Err(NotAnId));
     }
 }

@@ -4,6 +4,7 @@ use dayfly_client::Peer;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::RequestId;
 use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::stage::Stage;
 
 use super::{Broker, OperationError};
 use crate::caller::{check_fresh, spiffe_id};
@@ -19,11 +20,33 @@ pub enum Verb {
     Apply,
 }
 
+impl Verb {
+    /// The built-in scope that a binding names.
+    pub const fn scope(self) -> &'static str {
+        match self {
+            Verb::Read => "admin.read",
+            Verb::Revoke => "admin.revoke",
+            Verb::Apply => "admin.apply",
+        }
+    }
+
+    /// The verb in words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verb::Read => "read",
+            Verb::Revoke => "revoke",
+            Verb::Apply => "apply",
+        }
+    }
+}
+
 /// An admin whose identity was proven for this call.
 #[derive(Clone, Debug)]
 pub enum Admin {
     /// Named in the broker's configuration.
     Root(SpiffeId),
+    /// Of stage `admin`, with a binding for the verb.
+    Bound(SpiffeId),
     /// uid 0 on the break-glass socket: reads and revokes, never grants.
     BreakGlass,
 }
@@ -32,7 +55,7 @@ impl Admin {
     /// The admin's name in records.
     pub fn name(&self) -> String {
         match self {
-            Admin::Root(id) => id.to_string(),
+            Admin::Root(id) | Admin::Bound(id) => id.to_string(),
             Admin::BreakGlass => "break-glass (uid 0)".to_owned(),
         }
     }
@@ -40,7 +63,7 @@ impl Admin {
     /// Whether this admin has the verb.
     pub fn may(&self, verb: Verb) -> bool {
         match (self, verb) {
-            (Admin::Root(_), Verb::Read | Verb::Revoke | Verb::Apply) => true,
+            (Admin::Root(_) | Admin::Bound(_), Verb::Read | Verb::Revoke | Verb::Apply) => true,
             (Admin::BreakGlass, Verb::Read | Verb::Revoke) => true,
             (Admin::BreakGlass, Verb::Apply) => false,
         }
@@ -51,10 +74,17 @@ impl Admin {
 pub fn admit(broker: &Broker, peer: &Peer, verb: Verb) -> Result<Admin, OperationError> {
     check_fresh(peer, broker.clock.now())?;
     let id = spiffe_id(&peer.spiffe_id);
-    if !broker.root_admins.contains(&id) {
-        return Err(OperationError::NotAdmin(format!("{id} is no admin of this broker")));
+    if broker.root_admins.contains(&id) {
+        return Ok(Admin::Root(id));
     }
-    require(Admin::Root(id), verb)
+    let rules = broker.rules.load();
+    let bound = rules.stage_of(&id) == Some(Stage::Admin)
+        && rules.bindings_on(verb.scope(), &id).any(|binding| binding.may_use);
+    if bound {
+        Ok(Admin::Bound(id))
+    } else {
+        Err(OperationError::NotAdmin(format!("{id} may not {}", verb.name())))
+    }
 }
 
 /// Admits uid 0 on the break-glass socket. Every use is recorded and raises an alarm.
@@ -67,11 +97,14 @@ pub async fn admit_break_glass(
     if uid != Some(0) {
         return Err(OperationError::NotAdmin("the break-glass socket answers uid 0 only".to_owned()));
     }
-    let admin = require(Admin::BreakGlass, verb)?;
+    let admin = Admin::BreakGlass;
+    if !admin.may(verb) {
+        return Err(OperationError::NotAdmin(format!("break-glass may not {}", verb.name())));
+    }
     tracing::warn!(alarm = "break_glass", ?verb, "break-glass used");
     let record = Record::new(Stream::Admin, "admin.break_glass", broker.clock.now())
         .request(request)
-        .with("verb", format!("{verb:?}").to_lowercase());
+        .with("verb", verb.name());
     // Taking away is never refused for want of a record.
     if let Err(error) = broker.store.write_records(vec![record]).await {
         tracing::error!(
@@ -80,11 +113,4 @@ pub async fn admit_break_glass(
         );
     }
     Ok(admin)
-}
-
-fn require(admin: Admin, verb: Verb) -> Result<Admin, OperationError> {
-    if admin.may(verb) {
-        return Ok(admin);
-    }
-    Err(OperationError::NotAdmin(format!("{} may not {}", admin.name(), format!("{verb:?}").to_lowercase())))
 }

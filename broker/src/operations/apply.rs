@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::binding::ADMIN_SCOPES;
 use dayfly_domain::document::{self, Document, DocumentKey, Fault, Kind};
 use dayfly_domain::id::{LeaseId, RequestId};
 use dayfly_domain::lease::RevokeCause;
+use dayfly_domain::pattern::SpiffePattern;
 use dayfly_domain::rules::Rules;
 use similar::TextDiff;
 
@@ -99,6 +101,7 @@ pub async fn apply(
         }
     };
     let changes = compare(&stored, &input, &deletes);
+    refuse_what_is_for_root_admins(admin, &stored, &input, &changes)?;
     if let Some(rules) = &rules {
         check_targets(broker, rules, &changes, &input, &mut faults).await;
     }
@@ -119,6 +122,39 @@ pub async fn apply(
         uncovered.iter().for_each(|lease| broker.notices.lease_revoked(*lease));
     }
     Ok(Applied { revision, changes, faults, uncovered })
+}
+
+/// Who is an admin or a node, and what an admin may have itself, only root admins change: else `apply` would be all verbs.
+fn refuse_what_is_for_root_admins(
+    admin: &Admin,
+    stored: &BTreeMap<DocumentKey, Document>,
+    input: &[(u32, Document)],
+    changes: &[DocumentChange],
+) -> Result<(), OperationError> {
+    let Admin::Bound(own) = admin else { return Ok(()) };
+    let for_root = |document: &Document| match document.key.kind {
+        Kind::Node => true,
+        Kind::Stage => matches!(document.key.name.as_str(), "admin" | "node"),
+        Kind::Scope => false,
+        Kind::Binding => {
+            let scope = document.spec.get("scope").and_then(|scope| scope.as_str()).unwrap_or_default();
+            let identities = document.spec.get("identities").and_then(|list| list.as_array());
+            let mut patterns = identities.into_iter().flatten().filter_map(|text| text.as_str());
+            let takes_in_own =
+                |text: &str| text.parse::<SpiffePattern>().is_ok_and(|pattern| pattern.matches(own));
+            ADMIN_SCOPES.contains(&scope) || patterns.any(takes_in_own)
+        }
+    };
+    let touched = changes.iter().filter(|change| change.verb != Verb::Unchanged);
+    for change in touched {
+        let new = input.iter().map(|(_, document)| document).find(|document| document.key == change.key);
+        if stored.get(&change.key).is_some_and(for_root) || new.is_some_and(for_root) {
+            let what =
+                format!("{} may only be changed by an admin named in the broker's configuration", change.key);
+            return Err(OperationError::NotAdmin(what));
+        }
+    }
+    Ok(())
 }
 
 /// Loads the stored documents and swaps the rules whole.

@@ -168,6 +168,48 @@ async fn admins_are_named_in_the_configuration_and_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bound_admin_has_its_verbs_and_cannot_raise_itself() {
+    let mut world = World::new().await;
+    world
+        .apply(
+            r#"
+kind: Stage
+metadata: {name: admin}
+spec: {patterns: ["spiffe://example.org/admin/*"]}
+---
+kind: Binding
+metadata: {name: bob-reads}
+spec: {identities: ["spiffe://example.org/admin/bob"], scope: admin.read}
+---
+kind: Binding
+metadata: {name: bob-applies}
+spec: {identities: ["spiffe://example.org/admin/bob"], scope: admin.apply}
+"#,
+        )
+        .await;
+    let bob = world.connect("spiffe://example.org/admin/bob").await;
+    bob.admin().list_tasks(v1::ListTasksRequest::default()).await.expect("bob reads");
+    let target = Some(v1::revoke_request::Target::SpiffeId(TRAINER.to_owned()));
+    assert_eq!(
+        reason(bob.admin().revoke(v1::RevokeRequest { target, ..Default::default() }).await),
+        "NOT_ADMIN"
+    );
+    let apply = async |yaml: &str| {
+        bob.admin().apply(v1::ApplyRequest { yaml: yaml.to_owned(), ..Default::default() }).await
+    };
+    let harmless =
+        "kind: Stage\nmetadata: {name: inference}\nspec: {patterns: ['spiffe://example.org/infer/*']}";
+    assert_eq!(apply(harmless).await.unwrap().into_inner().revision, 3);
+    for yaml in [
+        "kind: Binding\nmetadata: {name: more}\nspec: {identities: ['spiffe://example.org/admin/bob'], scope: admin.revoke}",
+        "kind: Stage\nmetadata: {name: admin}\nspec: {patterns: ['spiffe://example.org/admin/**']}",
+        "kind: Node\nmetadata: {name: n1}\nspec: {agents: 'spiffe://example.org/node/n9', workloads: ['spiffe://example.org/train/*'], trust_domains: [example.org], anchors: [process]}",
+    ] {
+        assert_eq!(reason(apply(yaml).await), "NOT_ADMIN", "{yaml}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_pins_another_broker_is_not_served() {
     let mut world = World::new().await;
     let identity = world.identity(TRAINER).await;

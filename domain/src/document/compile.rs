@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::fields::Sink;
 use super::{Document, Fault, Kind, binding, hex, node, scope, stage};
-use crate::binding::{Binding, Start};
+use crate::binding::{ADMIN_SCOPES, Binding, Start};
 use crate::node::{NodeRule, TrustDomainRule};
 use crate::rules::{Rules, StageRule};
 use crate::scope::Scope;
+use crate::stage::Stage;
 
 /// Makes rules of a whole set of documents, or tells every fault. The number beside each document is its place in the
 /// input; 0 if it was stored before.
@@ -96,6 +97,10 @@ fn check_binding(
     at: &mut impl FnMut(usize, &str, String),
 ) -> Binding {
     let binding::Read { mut binding, start } = read;
+    if ADMIN_SCOPES.contains(&binding.scope.as_str()) {
+        check_admin_binding(index, &binding, stages, at);
+        return binding;
+    }
     match scopes.iter().find(|scope| scope.name == binding.scope) {
         Some(scope) => {
             for name in binding.parameters.keys().filter(|name| !scope.parameters.contains_key(*name)) {
@@ -128,6 +133,34 @@ fn check_binding(
         _ => Start::UnderParent,
     });
     binding
+}
+
+/// The verbs of administration are for identities of stage `admin`, whole, and used by themselves alone.
+fn check_admin_binding(
+    index: usize,
+    binding: &Binding,
+    stages: &[(usize, StageRule)],
+    at: &mut impl FnMut(usize, &str, String),
+) {
+    let of_admins = |identity: &crate::pattern::SpiffePattern| {
+        let within = |rule: &StageRule| {
+            rule.stage == Stage::Admin && rule.patterns.iter().any(|p| p.overlaps(identity))
+        };
+        let others = |rule: &StageRule| {
+            rule.stage != Stage::Admin && rule.patterns.iter().any(|p| p.overlaps(identity))
+        };
+        stages.iter().any(|(_, rule)| within(rule)) && !stages.iter().any(|(_, rule)| others(rule))
+    };
+    for identity in binding.identities.iter().filter(|identity| !of_admins(identity)) {
+        at(
+            index,
+            "spec.identities",
+            format!("{identity} is not of stage admin alone; {} is for admins", binding.scope),
+        );
+    }
+    if !binding.parameters.is_empty() || binding.may_delegate || binding.launcher {
+        at(index, "spec", format!("{} takes no parameters, delegate or launcher", binding.scope));
+    }
 }
 
 /// One agent, one node rule: else nobody could say which of two applies.

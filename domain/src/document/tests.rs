@@ -137,3 +137,19 @@ fn admins_and_nodes_are_given_no_scope() {
     );
     assert_eq!(faults_of(&yaml), [("Binding/train-reads".to_owned(), "spec.identities".to_owned())]);
 }
+
+#[test]
+fn the_verbs_of_administration_are_for_admins_alone() {
+    let admins =
+        "---\nkind: Stage\nmetadata: {name: admin}\nspec: {patterns: [\"spiffe://example.org/admin/*\"]}\n";
+    let binding = |who: &str, more: &str| {
+        format!(
+            "{WHOLE}\n{admins}---\nkind: Binding\nmetadata: {{name: readers}}\nspec: {{identities: [\"spiffe://example.org/{who}\"], scope: admin.read{more}}}\n"
+        )
+    };
+    assert_eq!(faults_of(&binding("admin/bob", "")), []);
+    for (who, more) in [("train/a", ""), ("**", ""), ("admin/bob", ", grants: [delegate]"), ("nobody/x", "")]
+    {
+        assert_eq!(faults_of(&binding(who, more)).len(), 1, "{who}{more}");
+    }
+}
