@@ -146,3 +146,31 @@ async fn a_silent_broker_stops_all_serving_and_a_heard_one_resumes_it() {
     assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"));
     assert_eq!(world.broker.book().issued.len(), 4, "nothing was kept over the silence");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_of_another_user_reads_its_files_and_its_neighbour_does_not() {
+    let world = World::start().await;
+    let (one, two) = (Some(12_345), Some(12_346));
+    let mut member = world.task_as(one, &["--scope", "s3", "--scope", "index"]);
+    let (host, bearer) = endpoint(&mut member);
+    let answer = member.http(&host, &format!("{ASK}\nAuthorization: {bearer}"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let file = member.var("DAYFLY_TOKEN_FILE");
+    eventually("a token", || std::fs::read_to_string(&file).ok()).await;
+    assert!(member.run(&format!("cat {file}")).starts_with("access-"));
+    assert_eq!(member.run(&format!("rm -f {file} 2>/dev/null || echo kept")), "kept");
+
+    let mut neighbour = world.task_as(two, &["--scope", "s3"]);
+    let folder = std::path::Path::new(&file).parent().unwrap().display().to_string();
+    for line in [
+        format!("cat {file}"),
+        format!("ls {folder}"),
+        format!("ls {folder}/.."),
+        format!("touch {folder}/x"),
+    ] {
+        assert_eq!(neighbour.run(&format!("{line} 2>/dev/null || echo refused")), "refused", "{line}");
+    }
+    // Without root nobody leaves its cgroup, nor enters another's.
+    let line = format!("echo $$ > {}/cgroup.procs", world.cgroup.display());
+    assert_eq!(neighbour.run(&format!("{{ {line}; }} 2>/dev/null || echo refused")), "refused");
+}

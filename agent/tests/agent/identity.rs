@@ -139,3 +139,22 @@ async fn without_a_cgroup_the_process_is_the_anchor() {
     let told = eventually("the end is told", || world.broker.book().told.pop()).await;
     assert_eq!(told.signal, "exit");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_root_everything_works_but_the_cgroup() {
+    let world = World::start_as(Some(12_345), "").await;
+    assert!(world.log().contains("tasks hang on processes"), "it says so");
+    let mut shell = world.task(&["--scope", "s3", "--scope", "index"]);
+    assert_eq!(shell.run("id -u"), "12345");
+    let opened = world.broker.book().opened.last().unwrap().clone();
+    assert_eq!(opened.anchor.unwrap().kind(), v1::anchor::Kind::Process);
+    let host = shell.run("u=${AWS_CONTAINER_CREDENTIALS_FULL_URI#http://}; printf %s ${u%%/*}");
+    let bearer = shell.run("cat \"$AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE\"");
+    let answer = shell.http(&host, &format!("GET /v1/aws/credentials HTTP/1.1\nAuthorization: {bearer}"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let file = shell.var("DAYFLY_TOKEN_FILE");
+    eventually("a token", || std::fs::read_to_string(&file).ok()).await;
+    shell.kill();
+    let told = eventually("the end is told", || world.broker.book().told.pop()).await;
+    assert_eq!(told.signal, "exit");
+}

@@ -30,6 +30,8 @@ pub struct World {
     attest: Child,
     run: Child,
     settings: String,
+    /// As whom agent and workloads run, where that is not root.
+    user: Option<u32>,
 }
 
 /// A shell that stands in a task, or nowhere; killed when dropped.
@@ -46,6 +48,11 @@ impl World {
 
     /// `settings` is TOML that follows the usual.
     pub async fn start_with(settings: &str) -> Self {
+        Self::start_as(None, settings).await
+    }
+
+    /// Agent and workloads run as this user, without any privilege.
+    pub async fn start_as(user: Option<u32>, settings: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let home = tempfile::Builder::new().prefix("dayfly-").tempdir_in("/dev/shm").unwrap();
@@ -56,6 +63,7 @@ impl World {
         let spiffe = Server::builder(Authority::in_memory("prod.example").unwrap())
             .workload_socket(home.path().join("workload.sock"))
             .admin_socket(home.path().join("admin.sock"))
+            .socket_mode(0o666)
             .authorized_delegate(SpiffeId::new(ATTEST).unwrap())
             .entry(Entry::new(BROKER).unwrap().process(std::process::id()).unwrap())
             .entry(Entry::new(LAUNCHER).unwrap().path(example()))
@@ -72,14 +80,24 @@ impl World {
         }
         let listening = Some(broker.listen(&home.path().join("broker.sock")));
 
+        if let Some(uid) = user {
+            std::os::unix::fs::chown(home.path(), Some(uid), Some(uid)).unwrap();
+            std::os::unix::fs::chown(home.path().join("broker.sock"), Some(uid), Some(uid)).unwrap();
+        }
         let settings = settings.to_owned();
-        let (attest, run) = Self::start_agent(&home, &cgroup, &spiffe, &settings);
-        let mut world = Self { broker, spiffe, home, cgroup, listening, attest, run, settings };
+        let (attest, run) = Self::start_agent(&home, &cgroup, &spiffe, &settings, user);
+        let mut world = Self { broker, spiffe, home, cgroup, listening, attest, run, settings, user };
         world.until_attached(1).await;
         world
     }
 
-    fn start_agent(home: &TempDir, cgroup: &Path, spiffe: &Server, settings: &str) -> (Child, Child) {
+    fn start_agent(
+        home: &TempDir,
+        cgroup: &Path,
+        spiffe: &Server,
+        settings: &str,
+        user: Option<u32>,
+    ) -> (Child, Child) {
         let at = home.path().display();
         let config = format!(
             "[agent]\nspiffe_id = \"{AGENT}\"\nsocket = \"{at}/agent.sock\"\nruntime_dir = \"{at}/run\"\n\
@@ -99,7 +117,7 @@ impl World {
                 .create(true)
                 .append(true)
                 .open(home.path().join(format!("{command}.log")));
-            let child = Command::new(env!("CARGO_BIN_EXE_dayfly-agent"))
+            let child = command_as(user, Path::new(env!("CARGO_BIN_EXE_dayfly-agent")))
                 .args([command, "--config"])
                 .arg(&file)
                 .stderr(log.unwrap())
@@ -144,7 +162,8 @@ impl World {
             self.spiffe.withdraw(&SpiffeId::new(id).unwrap());
         }
         let before = self.broker.book().attached;
-        (self.attest, self.run) = Self::start_agent(&self.home, &self.cgroup, &self.spiffe, &self.settings);
+        (self.attest, self.run) =
+            Self::start_agent(&self.home, &self.cgroup, &self.spiffe, &self.settings, self.user);
         self.until_attached(before + 1).await;
     }
 
@@ -175,14 +194,19 @@ impl World {
 
     /// Opens a task whose leader becomes a shell.
     pub fn task(&self, options: &[&str]) -> Shell {
-        let mut shell = Shell::spawn(self.workload(options));
+        self.task_as(self.user, options)
+    }
+
+    /// The same as another user.
+    pub fn task_as(&self, user: Option<u32>, options: &[&str]) -> Shell {
+        let mut shell = Shell::spawn(self.workload(user, options));
         assert_eq!(shell.run("echo here"), "here", "{}", self.log());
         shell
     }
 
     /// The launcher's words where it is refused.
     pub fn refused(&self, options: &[&str]) -> String {
-        let output = self.workload(options).output().unwrap();
+        let output = self.workload(self.user, options).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stdout).unwrap()
     }
@@ -195,8 +219,8 @@ impl World {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn workload(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(example());
+    fn workload(&self, user: Option<u32>, options: &[&str]) -> Command {
+        let mut command = command_as(user, &example());
         command.arg("--socket").arg(self.socket()).args(options).args([
             "--",
             "bash",
@@ -320,6 +344,15 @@ pub async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T 
         assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// setpriv(1) becomes the program, so the pid is the program's.
+fn command_as(user: Option<u32>, program: &Path) -> Command {
+    let Some(uid) = user else { return Command::new(program) };
+    let mut command = Command::new("setpriv");
+    let ids = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()];
+    command.args(ids).args(["--inh-caps=-all", "--"]).arg(program);
+    command
 }
 
 /// The example beside the tests' own folder, which cargo builds with them.
