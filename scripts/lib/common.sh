@@ -6,6 +6,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 if [ "$(id -u)" = 0 ]; then own_cache=/var/cache; else own_cache=${XDG_CACHE_HOME:-$HOME/.cache}; fi
 cache=${DAYFLY_CACHE:-$own_cache/dayfly}
 
+# What tests and demo build: binaries that can be told to die at named points and run in a development trust domain. What
+# ships can neither. One list, so that nothing is built twice.
+features=dayfly-broker/fault-points,dayfly-agent/fault-points,dayfly-broker/dev,dayfly-agent/dev,dayfly/dev
+
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 

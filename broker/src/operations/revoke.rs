@@ -1,5 +1,6 @@
 //! Takes single leases back: on their holder's word, or an admin's.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,17 @@ pub enum Target {
     Identity(SpiffeId),
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Lease(id) => write!(f, "lease {id}"),
+            Target::Task(id) => write!(f, "task {id}"),
+            Target::Session(id) => write!(f, "session {id}"),
+            Target::Identity(id) => write!(f, "{id}"),
+        }
+    }
+}
+
 /// What a revocation did.
 #[derive(Debug)]
 pub struct Revoked {
@@ -68,7 +80,7 @@ pub async fn revoke(
     let record = Record::new(Stream::Admin, "admin.revoke", now)
         .request(request)
         .with("by", admin.name())
-        .with("target", format!("{target:?}"))
+        .with("target", target.to_string())
         .with("reason", reason);
     // Taking away is never refused for want of a record.
     if let Err(error) = broker.store.write_records(vec![record]).await {
