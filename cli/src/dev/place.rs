@@ -156,10 +156,13 @@ impl Place {
 }
 
 impl Drop for Place {
-    /// Takes away what lies in memory; the next start makes it anew.
+    /// Takes away what lies in memory, and sockets that lie elsewhere; the next start makes them anew.
     fn drop(&mut self) {
         let _gone = fs::remove_dir_all(&self.memory);
-        // Only if it is empty: sockets may lie there too.
+        if !self.sockets.starts_with(&self.dir) {
+            let _gone = fs::remove_dir_all(&self.sockets);
+        }
+        // Only if it is empty: it may be the sockets' folder too.
         let _gone = self.memory.parent().map(fs::remove_dir);
     }
 }
