@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::attester::Attester;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
-use crate::task::EndSignal;
+use crate::task::{EndSignal, Task};
 use crate::tasks::Tasks;
 
 /// How long a stream may take to stand.
@@ -232,11 +232,10 @@ impl BrokerLink {
                 self.tasks.end(&order.task_id, &EndSignal::Ordered(order.cause));
             }
             Down::LeaseRevoked(notice) => {
-                let dropped = self
-                    .tasks
-                    .get(&notice.task_id)
-                    .is_some_and(|task| task.credentials.drop_lease(&notice.lease_id));
-                info!(task_id = %notice.task_id, lease_id = %notice.lease_id, dropped, "a lease was revoked");
+                // Lease ids are the broker's and name one lease of all; it need not say whose it is.
+                let drop_in = |task: &Arc<Task>| task.credentials.drop_lease(&notice.lease_id);
+                let dropped = self.tasks.open_tasks().iter().any(drop_in);
+                info!(lease_id = %notice.lease_id, dropped, "a lease was revoked");
             }
         }
     }

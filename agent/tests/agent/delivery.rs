@@ -112,7 +112,8 @@ async fn the_token_file_is_for_the_program_alone_and_follows_its_lease() {
     assert_eq!(member.run(&format!("stat -c '%a %u' {file}")), format!("400 {}", nix::unistd::geteuid()));
 
     let lease_id = first.trim_start_matches("access-").to_owned();
-    let task_id = member.var("DAYFLY_TASK_ID");
+    // The broker may leave out whose lease it is.
+    let task_id = String::new();
     world.broker.order(Down::LeaseRevoked(v1::LeaseRevokedNotice { task_id, lease_id })).await;
     eventually("the old token is taken away", || (read().as_ref() != Some(&first)).then_some(())).await;
     let second = eventually("another token", read).await;
