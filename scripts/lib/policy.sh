@@ -40,13 +40,5 @@ check_dependencies() {
             faults=1
         fi
     done
-    # A development CA in a release would be a way to be anybody.
-    for name in 'dayfly --no-default-features' dayfly-broker dayfly-agent; do
-        # shellcheck disable=SC2086
-        if cargo tree --locked --package $name --edges normal,build --prefix none --format '{p}' | grep -q '^dayfly-devspiffe v'; then
-            say "release packages would bring dayfly-devspiffe into ${name%% *}"
-            faults=1
-        fi
-    done
     return $faults
 }

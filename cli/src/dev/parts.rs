@@ -47,7 +47,7 @@ impl Bins {
                 return Ok(path);
             }
             Err(Failure::new(format!("there is no {}", path.display())).next(
-                "build all three: cargo build --workspace --bins --features dayfly-broker/dev,dayfly-agent/dev",
+                "build all three: cargo build --workspace --bins --features dayfly/dev,dayfly-broker/dev,dayfly-agent/dev",
             ))
         };
         Ok(Self { broker: find("dayfly-broker")?, agent: find("dayfly-agent")?, ourselves })
