@@ -43,11 +43,17 @@ pub fn reach(point: &'static str) {
     }
 }
 
-/// Marks a step at which a test may crash the process.
+/// Marks a step at which a test may crash the process: `fault_point!("name")`, or `fault_point!("name" if condition)`.
 #[macro_export]
 macro_rules! fault_point {
     ($name:literal) => {
         #[cfg(feature = "fault-points")]
         $crate::fault::reach($name);
+    };
+    ($name:literal if $condition:expr) => {
+        #[cfg(feature = "fault-points")]
+        if $condition {
+            $crate::fault::reach($name);
+        }
     };
 }

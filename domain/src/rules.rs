@@ -1,6 +1,6 @@
 //! Everything decisions are made from, as one immutable revision that is swapped whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::binding::Binding;
@@ -74,6 +74,21 @@ impl Rules {
     /// Every scope, by name.
     pub fn scopes(&self) -> impl Iterator<Item = &Arc<Scope>> {
         self.scopes.values()
+    }
+
+    /// Names of the scopes that are not what they are in the other rules: their own document, a binding on them, or who
+    /// fills which stage.
+    pub fn scopes_unlike(&self, other: &Rules) -> Vec<String> {
+        let stages =
+            |rules: &Rules| rules.stages.iter().map(|rule| rule.digest.clone()).collect::<BTreeSet<_>>();
+        let other_stages = stages(self) != stages(other);
+        let of = |rules: &Rules, name: &str| {
+            let bindings =
+                rules.bindings.get(name).into_iter().flatten().map(|binding| binding.digest.clone());
+            (rules.scopes.get(name).map(|scope| scope.digest.clone()), bindings.collect::<BTreeSet<_>>())
+        };
+        let names: BTreeSet<&String> = self.scopes.keys().chain(other.scopes.keys()).collect();
+        names.into_iter().filter(|name| other_stages || of(self, name) != of(other, name)).cloned().collect()
     }
 
     /// The bindings on a scope that are for this identity.

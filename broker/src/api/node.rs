@@ -54,6 +54,7 @@ impl NodeService for Api {
             epoch: attached.epoch,
             heartbeat_interval: Some(wire::duration(self.broker.limits.heartbeat_interval)),
             lapse_after: Some(wire::duration(self.broker.limits.lapse_after)),
+            rules_digest: self.broker.rules.load().digest.clone(),
         };
         let _ = sender.send(Ok(message(ToAgent::Welcome(welcome)))).await;
         let stream = NodeStream { api: self.clone(), attached, sender, peer: Peer::clone(&peer) };
@@ -141,6 +142,9 @@ fn told(notice: Notice) -> ToAgent {
     match notice {
         Notice::TaskOver { task, cause } => {
             ToAgent::EndTask(v1::EndTaskOrder { task_id: task.to_string(), cause: cause.to_string() })
+        }
+        Notice::RulesChanged { digest, scopes } => {
+            ToAgent::RulesChanged(v1::RulesChanged { rules_digest: digest, scopes })
         }
         Notice::LeaseRevoked { lease } => ToAgent::LeaseRevoked(v1::LeaseRevokedNotice {
             task_id: String::new(),

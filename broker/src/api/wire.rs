@@ -174,6 +174,7 @@ pub fn issued(answer: Answer) -> v1::IssueCredentialResponse {
         refresh_at: Some(time(answer.refresh_at)),
         promise: Some(promise(answer.promise)),
         credential,
+        rules_digest: answer.rules_digest,
     }
 }
 
@@ -181,14 +182,14 @@ pub fn issued(answer: Answer) -> v1::IssueCredentialResponse {
 pub fn renewed(answer: Answer) -> v1::RenewLeaseResponse {
     use v1::issue_credential_response::Credential as Issued;
     use v1::renew_lease_response::Credential as Wire;
-    let v1::IssueCredentialResponse { lease_id, expires_at, refresh_at, promise, credential } =
+    let v1::IssueCredentialResponse { lease_id, expires_at, refresh_at, promise, credential, rules_digest } =
         issued(answer);
     let credential = credential.map(|credential| match credential {
         Issued::Aws(aws) => Wire::Aws(aws),
         Issued::Vault(vault) => Wire::Vault(vault),
         Issued::Token(token) => Wire::Token(token),
     });
-    v1::RenewLeaseResponse { lease_id, expires_at, refresh_at, promise, credential }
+    v1::RenewLeaseResponse { lease_id, expires_at, refresh_at, promise, credential, rules_digest }
 }
 
 fn aws(id: &Secret, key: &Secret, session: &Secret, region: String) -> v1::AwsCredential {

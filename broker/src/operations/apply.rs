@@ -163,7 +163,9 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
     let documents: Vec<(u32, Document)> = stored.into_iter().map(|row| (0, row.document)).collect();
     match document::compile(revision, &broker.trust_domains, &documents) {
         Ok(rules) => {
+            let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
             broker.rules.store(Arc::new(rules));
+            broker.notices.rules_changed(&digest, &scopes);
             Ok(())
         }
         Err(faults) => {

@@ -46,6 +46,8 @@ pub struct Answer {
     pub promise: Promise,
     /// The credential; none where a renewal lengthened the one the caller has.
     pub credential: Option<Credential>,
+    /// Digest of the rules the decision was made from.
+    pub rules_digest: String,
 }
 
 /// Issues one credential.
@@ -99,6 +101,7 @@ pub(super) async fn run(
         refresh_at: schedule::refresh_at(lease, request.at, issued.expires_at),
         promise,
         credential: Some(issued.credential),
+        rules_digest: grant.rules_digest,
     })
 }
 

@@ -23,6 +23,13 @@ pub enum Notice {
         /// The lease.
         lease: LeaseId,
     },
+    /// Ask anew before serving what was decided under other rules.
+    RulesChanged {
+        /// Digest of the rules that stand now.
+        digest: String,
+        /// The scopes for which that matters.
+        scopes: Vec<String>,
+    },
 }
 
 /// Who is listening.
@@ -66,6 +73,14 @@ impl Notices {
     pub fn lease_revoked(&self, lease: LeaseId) {
         for sender in self.lock().values() {
             let _ = sender.send(Notice::LeaseRevoked { lease });
+        }
+    }
+
+    /// Other rules stand now.
+    pub fn rules_changed(&self, digest: &str, scopes: &[String]) {
+        for sender in self.lock().values() {
+            let _ =
+                sender.send(Notice::RulesChanged { digest: digest.to_owned(), scopes: scopes.to_owned() });
         }
     }
 

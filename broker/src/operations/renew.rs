@@ -101,6 +101,7 @@ async fn extend(
             refresh_at: schedule::refresh_at(lease.id, request.at, expires_at),
             promise: lease.promise,
             credential: None,
+            rules_digest: grant.rules_digest.clone(),
         }),
         Err(IssueError::Misconfigured { provider, what, handle, expires_at }) => {
             take_back(broker, request, lease.id).await?;

@@ -153,3 +153,15 @@ fn the_verbs_of_administration_are_for_admins_alone() {
         assert_eq!(faults_of(&binding(who, more)).len(), 1, "{who}{more}");
     }
 }
+
+#[test]
+fn a_changed_binding_changes_its_scope_and_no_other() {
+    let more = "---\nkind: Scope\nmetadata: {name: other}\nspec: {stages: [training], target: {token: {}}}\n";
+    let rules = |yaml: &str| compile(1, &domains(), &parse(yaml).0).expect("no faults");
+    let before = rules(&format!("{WHOLE}\n{more}"));
+    assert!(before.scopes_unlike(&before).is_empty());
+    let narrowed = rules(&format!("{WHOLE}\n{more}").replace("[corpus-7, corpus-8]", "[corpus-7]"));
+    assert_eq!(narrowed.scopes_unlike(&before), ["s3-train-read"]);
+    let moved = rules(&format!("{WHOLE}\n{more}").replace("train/**\"]}", "train/*\"]}"));
+    assert_eq!(moved.scopes_unlike(&before).len(), 2);
+}

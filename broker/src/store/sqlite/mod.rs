@@ -72,6 +72,7 @@ impl SqliteStore {
                 .map_err(OpenError::Database)?;
         migrations::sqlite().run_direct(None, &mut connection, false).await.map_err(migration_failed)?;
         place.check_files()?;
+        revocations::free_claims(&mut connection).await;
         let reserve = Reserve::new(place.reserve(), place.log(), options.reserve_bytes);
         let tx = Tx::new(connection, writer_id, options.max_bytes).await.map_err(OpenError::State)?;
         let readers = SqlitePoolOptions::new()

@@ -4,6 +4,8 @@ use dayfly_domain::id::{LeaseId, RequestId};
 use dayfly_domain::lease::{Handle, LeaseEvent, LeaseState, RevokeCause};
 use dayfly_domain::time::{Timestamp, Ttl};
 
+use sqlx::sqlite::SqliteConnection;
+
 use super::moves::Moves;
 use super::rows::{self, StoredLease, json};
 use super::transaction::{Sql, Tx};
@@ -150,6 +152,21 @@ impl Verb for Claim {
         let due =
             |stored: StoredLease| DueRevocation { lease: stored.lease, attempts: stored.queue.attempts };
         Ok(claimed.into_iter().map(due).collect())
+    }
+}
+
+/// Frees what an earlier broker had claimed and can no longer work on: the store's folder is ours alone.
+pub(super) async fn free_claims(connection: &mut SqliteConnection) {
+    const FREE: &str = "
+        UPDATE leases
+        SET claimed_until = NULL
+        WHERE state = 'revoking'
+          AND handle IS NOT NULL
+          AND runs_out_at IS NULL
+          AND claimed_until IS NOT NULL";
+    if let Err(error) = sqlx::query(FREE).execute(connection).await {
+        // On a full disk, perhaps. They run out by themselves.
+        tracing::warn!(%error, "what an earlier broker had claimed could not be freed");
     }
 }
 

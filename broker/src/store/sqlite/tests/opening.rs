@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use dayfly_domain::lease::{LeaseEvent, RevokeCause};
+use dayfly_domain::time::Ttl;
+
 use super::super::OpenError;
 use super::*;
 use crate::store::contract::World;
@@ -90,6 +93,21 @@ async fn readers_cannot_write() {
     let sqlite = Sqlite::start().await;
     let refusal = sqlx::query("DELETE FROM rules").execute(&sqlite.store.readers).await;
     assert!(refusal.unwrap_err().to_string().contains("readonly"));
+}
+
+#[tokio::test]
+async fn what_an_earlier_broker_had_claimed_is_free_at_once() {
+    let mut world = World::new(Sqlite::start().await);
+    let root = world.open_root("a").await;
+    let lease = world.open_active(&root, "a").await;
+    world.record(&lease, LeaseEvent::AskRevoke(RevokeCause::Holder), T0).await;
+    let claimed = async |world: &World| {
+        world.store().claim_revocations("vault", 1, Ttl::seconds(30), at(1)).await.unwrap().len()
+    };
+    assert_eq!(claimed(&world).await, 1);
+    assert_eq!(claimed(&world).await, 0);
+    world.reopen().await;
+    assert_eq!(claimed(&world).await, 1);
 }
 
 #[tokio::test]
