@@ -13,7 +13,17 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_secs(20);
-const TOKEN: [&str; 7] = ["run", "--scope", "call-service", "--", "sh", "-c", "until cat \"$DAYFLY_TOKEN_FILE\" 2>/dev/null; do sleep 0.02; done"];
+const HOLD: &str =
+    "until cat \"$DAYFLY_TOKEN_FILE\" 2>/dev/null; do sleep 0.02; done; echo held; exec sleep 60";
+const TOKEN: [&str; 7] = [
+    "run",
+    "--scope",
+    "call-service",
+    "--",
+    "sh",
+    "-c",
+    "until cat \"$DAYFLY_TOKEN_FILE\" 2>/dev/null; do sleep 0.02; done",
+];
 
 #[tokio::test]
 async fn dev_gives_a_program_a_token_that_ends_with_it() {
@@ -70,6 +80,29 @@ async fn dev_keeps_its_state_and_its_issuer_from_one_start_to_the_next() {
     let bindings = dev.json(&["binding", "list"]).await.unwrap();
     assert!(bindings.to_string().contains("late-comers"), "what was applied is still there: {bindings}");
     assert!(dev.json(&["lease", "show", first["jti"].as_str().unwrap()]).await.is_ok());
+    dev.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn dev_takes_back_what_is_held_when_it_stops() {
+    let dev = Dev::start(DevOptions::default()).await.unwrap();
+    let words = ["run", "--scope", "call-service", "--", "sh", "-c", HOLD];
+    let mut task = dev.verb(words).unwrap().start(&dev.scratch.join("task.log")).unwrap();
+    let token = eventually("the token", WITHIN, || async {
+        let said = task.log();
+        if said.ends_with("held\n") { Ok(said) } else { Err(said) }
+    });
+    let token = claims(token.await.unwrap().strip_suffix("held\n").unwrap());
+    let log = dev.process.log_path().to_owned();
+    let scratch = dev.stop().await.unwrap();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("1 open tasks are ended") && log.contains("call-service of "), "{log}");
+    assert!(log.contains(": verified ("), "{log}");
+    let _killed = task.ended(WITHIN).await.unwrap();
+
+    let dev = Dev::start_in(scratch, DevOptions::default()).await.unwrap();
+    let lease = dev.json(&["lease", "show", token["jti"].as_str().unwrap()]).await.unwrap();
+    assert_eq!((&lease["state"], &lease["outcome"]), (&json!("ended"), &json!("verified")));
     dev.stop().await.unwrap();
 }
 

@@ -28,6 +28,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output;
 
+/// How long a part may take to answer for the first time.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
 const EXAMPLES: &str = "\
 Examples:
   dayfly dev                                       state in ./.dayfly, until Ctrl-C
@@ -109,9 +112,9 @@ async fn start(args: StartArgs, verbose: bool) -> Result<Exit, Failure> {
         let mut agent = Part::start("agent", bins.agent(&place), &place, verbose)?;
         identities.admit_agent(agent.pid())?;
         starter::wait_for_agent(&admin, &place, &mut agent, &mut attest).await?;
-        Ok::<_, Failure>((agent, applied))
+        Ok::<_, Failure>((admin, agent, applied))
     };
-    let (mut agent, applied) = tokio::select! {
+    let (admin, mut agent, applied) = tokio::select! {
         up = up => up?,
         () = stop.told() => return Ok(Exit::Done),
     };
@@ -127,6 +130,9 @@ async fn start(args: StartArgs, verbose: bool) -> Result<Exit, Failure> {
     };
     output::note("dayfly dev: stopping");
     place.forget();
+    if ended.is_none() {
+        starter::take_back(&admin, &place).await;
+    }
     // Agents first: they tell the broker what ended.
     for part in [&mut agent, &mut attest, &mut broker] {
         part.stop().await;
@@ -161,6 +167,3 @@ impl Stop {
         }
     }
 }
-
-/// How long a part may take to answer for the first time.
-const READY_WITHIN: Duration = Duration::from_secs(30);

@@ -158,6 +158,8 @@ impl Place {
 impl Drop for Place {
     /// Takes away what lies in memory, and sockets that lie elsewhere; the next start makes them anew.
     fn drop(&mut self) {
+        // The agent of root mounts memory there where there is none.
+        let _gone = rustix::mount::unmount(self.memory.join("tasks"), rustix::mount::UnmountFlags::DETACH);
         let _gone = fs::remove_dir_all(&self.memory);
         if !self.sockets.starts_with(&self.dir) {
             let _gone = fs::remove_dir_all(&self.sockets);
@@ -245,8 +247,7 @@ fn socket_folder(dir: &Path) -> Result<PathBuf, Failure> {
     let folder = if inside.as_os_str().len() + LONGEST_SOCKET.len() <= MAX_SOCKET_PATH {
         inside
     } else {
-        let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-        let short = base.join(short_name(dir));
+        let short = runtime_folder().unwrap_or_else(|| PathBuf::from("/tmp")).join(short_name(dir));
         output::note(&format!(
             "dayfly dev: {} is too deep for sockets ({MAX_SOCKET_PATH} bytes at most); they lie in {}",
             dir.display(),
@@ -260,10 +261,8 @@ fn socket_folder(dir: &Path) -> Result<PathBuf, Failure> {
 
 /// Token files are kept off the disk: the user's runtime folder and /dev/shm are memory.
 fn memory_folder(dir: &Path, sockets: &Path) -> Result<PathBuf, Failure> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let candidates = runtime.into_iter().chain([PathBuf::from("/dev/shm")]);
-    let base = candidates.into_iter().find(|base| base.is_absolute() && base.is_dir());
-    let folder = match base {
+    let shared = PathBuf::from("/dev/shm");
+    let folder = match runtime_folder().or_else(|| shared.is_dir().then_some(shared)) {
         Some(base) => {
             let folder = base.join(short_name(dir));
             private_folder(&folder)?;
@@ -274,6 +273,14 @@ fn memory_folder(dir: &Path, sockets: &Path) -> Result<PathBuf, Failure> {
     };
     private_folder(&folder)?;
     Ok(folder)
+}
+
+/// The user's own, and not that of somebody whose environment was kept by sudo.
+fn runtime_folder() -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute())?;
+    let found = fs::metadata(&folder).ok()?;
+    (found.is_dir() && found.uid() == rustix::process::geteuid().as_raw()).then_some(folder)
 }
 
 /// The same for the same folder and user each time, and no other's.

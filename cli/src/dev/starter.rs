@@ -1,10 +1,11 @@
-//! Waits until the parts answer, and gives an empty database the starter documents.
+//! What `dayfly dev` asks of the broker as its admin: whether it answers, the starter documents, and at the end all of it
+//! back.
 
 use std::time::Duration;
 
 use dayfly_client::v1::{self, document_change::Verb};
 use dayfly_client::{
-    AgentClient, BrokerClient, BrokerEndpoint, ConnectError, Identity, IdentityOptions, chain,
+    AgentClient, BrokerClient, BrokerEndpoint, CallError, ConnectError, Identity, IdentityOptions, chain,
 };
 use tokio::time::{Instant, sleep};
 
@@ -13,11 +14,15 @@ use super::identities::{AGENT, BROKER};
 use super::parts::Part;
 use super::place::Place;
 use crate::failure::Failure;
+use crate::leases::LeaseView;
+use crate::output;
 
 /// Who is who, and one scope that needs no target but ours.
 const DOCUMENTS: &str = include_str!("../../../deploy/examples/laptop.yaml");
 
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How long the end waits for targets.
+const TAKE_BACK_WITHIN_MS: u32 = 5_000;
 
 /// Connects to the broker as the admin, as soon as it answers.
 pub async fn connect(place: &Place, broker: &mut Part) -> Result<BrokerClient, Failure> {
@@ -85,6 +90,38 @@ pub async fn wait_for_agent(
         waited = waiting => waited,
         ended = agent.ended() => Err(ended),
         ended = attest.ended() => Err(ended),
+    }
+}
+
+/// Ends the tasks that are open and waits for what their targets say, so that nothing goes on working unwatched.
+pub async fn take_back(broker: &BrokerClient, place: &Place) {
+    let request = v1::RevokeRequest {
+        target: Some(v1::revoke_request::Target::SpiffeId(place.me.program())),
+        reason: "`dayfly dev` stops".to_owned(),
+        wait_ms: TAKE_BACK_WITHIN_MS,
+    };
+    match broker.admin().revoke(request).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            let leases: Vec<LeaseView> = answer.leases.into_iter().map(LeaseView::from).collect();
+            if answer.tasks_ended > 0 {
+                output::note(&format!("dayfly dev: {} open tasks are ended", answer.tasks_ended));
+            }
+            for lease in &leases {
+                output::note(&format!(
+                    "dayfly dev: {} of {}: {}",
+                    lease.asked(),
+                    lease.task_id,
+                    lease.told()
+                ));
+            }
+        }
+        Err(status) => {
+            let error = CallError::from(status);
+            output::note(&format!(
+                "dayfly dev: open tasks could not be ended: {error}; the next start ends them"
+            ));
+        }
     }
 }
 
