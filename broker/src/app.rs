@@ -84,7 +84,7 @@ impl App {
             limits: config.limits.clone(),
         });
         let app = Self { broker, store, servers, stop };
-        app.record_start(&own).await?;
+        app.record_start(&own).await;
         reload(&app.broker).await.context("the stored documents")?;
         revoker::start(&app.broker, &app.servers, &app.stop);
         app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
@@ -121,11 +121,17 @@ impl App {
         self.store.close().await;
     }
 
-    async fn record_start(&self, own: &SpiffeId) -> anyhow::Result<()> {
+    /// A start gives nothing, so it goes on unrecorded: behind a full disk there are credentials to take back.
+    async fn record_start(&self, own: &SpiffeId) {
         let record = Record::new(Stream::Admin, "broker.start", self.broker.clock.now())
             .with("spiffe_id", own)
             .with("version", env!("CARGO_PKG_VERSION"));
-        self.broker.store.write_records(vec![record]).await.context("the record of the start")
+        if let Err(error) = self.broker.store.write_records(vec![record]).await {
+            tracing::error!(
+                error = dayfly_client::chain(&error),
+                "the start could not be recorded; what ends is still taken back"
+            );
+        }
     }
 
     fn api(&self, own: &SpiffeId, identity: &Identity) -> anyhow::Result<Api> {

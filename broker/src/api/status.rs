@@ -99,10 +99,11 @@ fn classify(error: &OperationError) -> Class {
             "nothing was issued; ask again in a moment".to_owned(),
             Some(Duration::from_secs(1)),
         ),
-        OperationError::Unresolved { .. } => plain(
+        OperationError::Unresolved { .. } => (
             Code::Aborted,
             "PROVIDER_DID_NOT_ANSWER",
-            "ask anew; what may have been issued is taken back",
+            "ask anew; what may have been issued is taken back".to_owned(),
+            Some(Duration::from_secs(1)),
         ),
         OperationError::Store(error) => classify_store(error),
         OperationError::NotAdmin(_) => plain(
