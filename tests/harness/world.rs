@@ -1,18 +1,21 @@
 //! The whole of Dayfly on real parts: SPIRE, perhaps Vault, a broker with a user of its own, a node agent in its two
 //! processes, and an admin.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use dayfly_client::{BrokerClient, BrokerEndpoint, CallError, Identity, IdentityOptions};
+use dayfly_domain::audit::{Stream, Verifier};
 use dayfly_proto::v1;
 use serde_json::{Value, json};
 
 use crate::parts;
 use crate::ports::free_port;
 use crate::process::{Program, Running};
+use crate::proxy::TcpProxy;
 use crate::scratch::Scratch;
 use crate::spire::{Entry, Spire, SpireOptions};
 use crate::uids::Uid;
@@ -38,8 +41,8 @@ pub struct WorldOptions {
     pub spire: SpireOptions,
     /// Whether there is a Vault.
     pub vault: bool,
-    /// An address before the broker's Vault, such as a proxy's, made from Vault's own.
-    pub vault_address: Option<String>,
+    /// Whether a proxy stands before Vault, for the broker and for workloads.
+    pub vault_proxy: bool,
     /// Lines of `[limits]` in the broker's configuration.
     pub limits: String,
     /// Further sections of the broker's configuration.
@@ -62,6 +65,8 @@ pub struct World {
     pub spire: Spire,
     /// Vault, if the scenario wanted one.
     pub vault: Option<Vault>,
+    /// The proxy before it. Dropped, nobody listens there any more.
+    pub vault_proxy: Option<TcpProxy>,
     /// The broker.
     pub broker: Running,
     /// The attest process.
@@ -98,6 +103,14 @@ impl World {
         if let Some(vault) = &vault {
             set_up_vault(vault, &spire).await?;
         }
+        let vault_proxy = match &vault {
+            Some(vault) if options.vault_proxy => Some(TcpProxy::before(vault.address()).await?),
+            _ => None,
+        };
+        let vault_address = match &vault_proxy {
+            Some(proxy) => Some(proxy.url()),
+            None => vault.as_ref().map(Vault::url),
+        };
         let (grpc, public, introspection) = (free_port(), free_port(), free_port());
         let broker_address = format!("127.0.0.1:{grpc}");
         let issuer = format!("http://127.0.0.1:{public}/dayfly");
@@ -105,7 +118,7 @@ impl World {
         write_broker_config(
             &scratch,
             &spire,
-            vault.as_ref(),
+            vault_address.as_deref(),
             &options,
             &Addresses { grpc: &broker_address, public, introspection: &introspection },
         )?;
@@ -118,6 +131,7 @@ impl World {
             scratch,
             spire,
             vault,
+            vault_proxy,
             broker,
             attest,
             agent,
@@ -194,6 +208,27 @@ impl World {
         Ok(answer.into_inner().tasks)
     }
 
+    /// Reads every audit record and follows its chain. Returns how many records each stream has.
+    ///
+    /// # Errors
+    /// The broker's refusal, or where a chain does not hold.
+    pub async fn verify_audit(&mut self) -> anyhow::Result<BTreeMap<&'static str, u64>> {
+        let admin = self.admin().await?;
+        let mut lengths = BTreeMap::new();
+        for stream in Stream::ALL {
+            let request = v1::ReadAuditRequest { stream: stream.as_str().to_owned(), from_seq: 1 };
+            let mut records = admin.admin().read_audit(request).await.map_err(CallError::from)?.into_inner();
+            let mut chain = Verifier::default();
+            while let Some(record) = records.message().await.map_err(CallError::from)? {
+                chain
+                    .take(record.seq, &record.prev_hash, &record.hash, &record.bytes)
+                    .with_context(|| format!("stream {}", stream.as_str()))?;
+            }
+            lengths.insert(stream.as_str(), chain.seq);
+        }
+        Ok(lengths)
+    }
+
     /// `dayfly` as this user, with the agent's socket in its environment.
     ///
     /// # Errors
@@ -258,9 +293,10 @@ impl World {
         let path = self.scratch.join("broker/broker.toml");
         let text = std::fs::read_to_string(&path)? + "\n" + sections;
         self.scratch.file("broker/broker.toml", 0o644, text)?;
+        let before = self.epoch().await?;
         self.broker.terminate().await?;
         self.start_broker_again(&[]).await?;
-        self.wait_for_agent().await
+        self.wait_for_agent(before).await
     }
 
     /// Kills the agent where it stands; the attest process lives.
@@ -277,14 +313,15 @@ impl World {
     /// When it does not start.
     pub async fn start_agent_again(&mut self, env: &[(String, String)]) -> anyhow::Result<()> {
         self.options.agent_env = env.to_vec();
+        let before = self.epoch().await?;
         self.agent = start_agent(&self.scratch, &self.options)?;
-        self.wait_for_agent().await
+        self.wait_for_agent(before).await
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         self.wait_for_broker().await?;
         self.apply(&base_documents()).await?;
-        self.wait_for_agent().await
+        self.wait_for_agent(0).await
     }
 
     async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
@@ -296,18 +333,26 @@ impl World {
         self.broker.ready(START, ask).await.map(drop)
     }
 
-    async fn wait_for_agent(&mut self) -> anyhow::Result<()> {
+    /// Which stream of the agent's the broker took last, counted from 1; 0 if there was none.
+    ///
+    /// # Errors
+    /// The broker's refusal.
+    pub async fn epoch(&mut self) -> anyhow::Result<u64> {
+        epoch(&self.admin().await?).await
+    }
+
+    /// Waits until the agent has attached once more than `before`, and serves.
+    ///
+    /// # Errors
+    /// When it does not in time, or ends.
+    pub async fn wait_for_agent(&mut self, before: u64) -> anyhow::Result<()> {
         let admin = self.admin().await?;
-        let since = jiff::Timestamp::now().as_second() - 1;
         let attached = || {
             let admin = admin.clone();
             async move {
-                let nodes = admin.admin().list_nodes(v1::ListNodesRequest {}).await?.into_inner().nodes;
-                let attached = nodes.iter().any(|node| {
-                    node.state == "attached" && node.last_seen_at.is_some_and(|seen| seen.seconds >= since)
-                });
-                ensure!(attached, "not attached: {nodes:?}");
-                Ok(())
+                let now = epoch(&admin).await?;
+                ensure!(now > before, "not attached since epoch {before}");
+                anyhow::Ok(())
             }
         };
         self.agent.ready(START, attached).await?;
@@ -405,6 +450,12 @@ pub fn deployed(name: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
 }
 
+async fn epoch(admin: &BrokerClient) -> anyhow::Result<u64> {
+    let request = v1::ListNodesRequest {};
+    let nodes = admin.admin().list_nodes(request).await.map_err(CallError::from)?.into_inner().nodes;
+    Ok(nodes.into_iter().filter(|node| node.state == "attached").map(|node| node.epoch).max().unwrap_or(0))
+}
+
 struct Addresses<'a> {
     grpc: &'a str,
     public: u16,
@@ -436,7 +487,7 @@ fn own_folders(scratch: &Scratch, broker: Uid, options: &WorldOptions) -> anyhow
 fn write_broker_config(
     scratch: &Scratch,
     spire: &Spire,
-    vault: Option<&Vault>,
+    vault_address: Option<&str>,
     options: &WorldOptions,
     addresses: &Addresses<'_>,
 ) -> anyhow::Result<()> {
@@ -480,8 +531,7 @@ listen = "{introspection}"
         limits = options.limits,
         more = options.broker,
     );
-    if let Some(vault) = vault {
-        let address = options.vault_address.clone().unwrap_or_else(|| vault.url());
+    if let Some(address) = vault_address {
         let _ = write!(text, "[vault]\naddress = \"{address}\"\naudience = \"vault\"\ntimeout = \"2s\"\n");
     }
     scratch.file("broker/broker.toml", 0o644, text)?;

@@ -3,10 +3,15 @@
 
 mod aws;
 mod demo;
+mod deploy;
 mod dev;
+mod disk;
 mod examples;
+mod faults;
+mod grpc;
 mod life;
 mod migrations;
+mod outages;
 mod peers;
 mod tasks;
 mod vault;
