@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::attester::Attester;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
+use crate::rules::Rules;
 use crate::task::{EndSignal, Task};
 use crate::tasks::Tasks;
 
@@ -43,6 +44,8 @@ pub struct BrokerLink {
     pub tasks: Arc<Tasks>,
     /// What was learnt about workloads; forgotten when nothing may be served.
     pub attester: Arc<Attester>,
+    /// Under which rules cached credentials were decided.
+    pub rules: Arc<Rules>,
     /// Raised when the broker is silent.
     pub fence: Arc<Fence>,
     /// What is counted.
@@ -146,6 +149,9 @@ impl BrokerLink {
         let late = || Status::deadline_exceeded("the broker did not welcome us in time");
         let (down, welcome) = tokio::time::timeout(ATTACH_PATIENCE, attach).await.map_err(|_| late())??;
         let heartbeat = self.agree(&welcome, terms);
+        if self.rules.stand_now(&welcome.rules_digest) {
+            self.decide_anew();
+        }
         Ok(Attached { up, down, heartbeat })
     }
 
@@ -223,6 +229,13 @@ impl BrokerLink {
         self.tasks.inventory()
     }
 
+    /// Wakes those who keep a credential in a file. Everybody else asks anew when it is next served.
+    fn decide_anew(&self) {
+        for task in self.tasks.open_tasks() {
+            task.credentials.changed.notify_waiters();
+        }
+    }
+
     fn hear(&self, message: Down) {
         match message {
             Down::Welcome(_) => debug!("the broker welcomes us twice"),
@@ -230,6 +243,11 @@ impl BrokerLink {
             Down::EndTask(order) => {
                 info!(task_id = %order.task_id, cause = %order.cause, "the broker orders an end");
                 self.tasks.end(&order.task_id, &EndSignal::Ordered(order.cause));
+            }
+            Down::RulesChanged(changed) => {
+                info!(scopes = ?changed.scopes, "rules changed");
+                self.rules.changed(&changed.rules_digest, &changed.scopes);
+                self.decide_anew();
             }
             Down::LeaseRevoked(notice) => {
                 // Lease ids are the broker's and name one lease of all; it need not say whose it is.

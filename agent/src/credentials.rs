@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dayfly_client::SpiffeId;
 use zeroize::Zeroizing;
@@ -94,6 +94,8 @@ pub struct Lease {
     pub expires_at: SystemTime,
     /// When to renew it.
     pub refresh_at: SystemTime,
+    /// Digest of the rules under which it was decided; empty where the broker tells none.
+    pub rules_digest: String,
 }
 
 impl Lease {
@@ -130,8 +132,8 @@ impl From<&Subject> for Class {
 #[derive(Debug, Default)]
 pub struct Credentials {
     inner: Mutex<Slots>,
-    /// Wakes whoever has written a credential somewhere, when one is dropped.
-    pub dropped: tokio::sync::Notify,
+    /// Wakes whoever has written a credential somewhere, when one is dropped or has to be decided anew.
+    pub changed: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -153,10 +155,10 @@ struct State {
     closed: bool,
     lease: Option<Arc<Lease>>,
     askers: VecDeque<Process>,
-    /// Whether the lease was handed out since it was issued.
-    used: bool,
     /// Whether somebody renews it by the clock.
     kept: bool,
+    /// When a renewal last could not be tried to its end.
+    failed_at: Option<Instant>,
 }
 
 impl Credentials {
@@ -196,7 +198,7 @@ impl Credentials {
         for slot in self.lock().slots.values() {
             slot.drop_lease();
         }
-        self.dropped.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Drops the credential of one lease. Says whether it was held.
@@ -209,7 +211,7 @@ impl Credentials {
                 dropped = true;
             }
         }
-        self.dropped.notify_waiters();
+        self.changed.notify_waiters();
         dropped
     }
 
@@ -224,13 +226,6 @@ impl Slot {
         self.lock().lease.clone().filter(|lease| lease.is_usable(now))
     }
 
-    /// The lease, which is about to be handed out.
-    pub fn hand_out(&self, now: SystemTime) -> Option<Arc<Lease>> {
-        let lease = self.lease(now)?;
-        self.lock().used = true;
-        Some(lease)
-    }
-
     /// Keeps a lease; `false` when the task was over meanwhile.
     pub fn keep(&self, lease: Arc<Lease>) -> bool {
         let mut state = self.lock();
@@ -238,18 +233,12 @@ impl Slot {
             return false;
         }
         state.lease = Some(lease);
-        state.used = false;
         true
     }
 
     /// Drops the lease.
     pub fn drop_lease(&self) {
         self.lock().lease = None;
-    }
-
-    /// Whether the lease was handed out since it was kept.
-    pub fn was_used(&self) -> bool {
-        self.lock().used
     }
 
     /// Remembers who asked.
@@ -267,14 +256,31 @@ impl Slot {
         self.lock().askers.iter().cloned().collect()
     }
 
-    /// `true` for the one who begins to renew by the clock, until it calls [`Slot::unkept`].
+    /// `true` for the one who begins to renew by the clock, until [`Slot::end_keeping`] is `true`.
     pub fn begin_keeping(&self) -> bool {
         !std::mem::replace(&mut self.lock().kept, true)
     }
 
-    /// Nobody renews it by the clock any more.
-    pub fn unkept(&self) {
-        self.lock().kept = false;
+    /// Nobody renews it by the clock any more, unless there is a lease to renew: then `false`, and it has to go on. In
+    /// one step, so that a lease that comes just now is neither dropped nor left alone.
+    pub fn end_keeping(&self, now: SystemTime) -> bool {
+        let mut state = self.lock();
+        if state.lease.as_ref().is_some_and(|lease| lease.is_usable(now)) {
+            return false;
+        }
+        state.lease = None;
+        state.kept = false;
+        true
+    }
+
+    /// A renewal could not be tried to its end.
+    pub fn could_not_renew(&self) {
+        self.lock().failed_at = Some(Instant::now());
+    }
+
+    /// Whether that was less than `pause` ago.
+    pub fn failed_within(&self, pause: Duration) -> bool {
+        self.lock().failed_at.is_some_and(|at| at.elapsed() < pause)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

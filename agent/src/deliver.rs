@@ -19,6 +19,7 @@ use crate::fault_point;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::process::Process;
+use crate::rules::Rules;
 use crate::task::Task;
 
 /// SDKs give the container endpoint two seconds (botocore).
@@ -47,6 +48,9 @@ pub enum DeliverError {
     /// It takes longer than the program waits; the answer will be there when it asks again.
     #[error("the credential is being made; ask again")]
     NotYet,
+    /// Rules changed, and the broker cannot be asked whether the credential stands.
+    #[error("the rules have changed and the broker cannot say whether the credential stands; ask again")]
+    Undecided,
     /// The broker's answer cannot be used.
     #[error("the broker's answer has no usable credential of the provider {0}")]
     Malformed(&'static str),
@@ -59,7 +63,7 @@ impl DeliverError {
     /// Whether the same request can succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NotYet | Self::Fenced => true,
+            Self::NotYet | Self::Fenced | Self::Undecided => true,
             Self::Broker(error) => error.is_transient() || !error.is_refusal(),
             Self::Attest(
                 AttestError::Unreachable { .. } | AttestError::Busy { .. } | AttestError::Changed,
@@ -85,6 +89,7 @@ pub enum Renewed {
 pub struct Deliverer {
     broker: BrokerClient,
     attester: Arc<Attester>,
+    rules: Arc<Rules>,
     fence: Arc<Fence>,
     metrics: Arc<Metrics>,
 }
@@ -94,10 +99,11 @@ impl Deliverer {
     pub fn new(
         broker: BrokerClient,
         attester: Arc<Attester>,
+        rules: Arc<Rules>,
         fence: Arc<Fence>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { broker, attester, fence, metrics })
+        Arc::new(Self { broker, attester, rules, fence, metrics })
     }
 
     /// The credential of this provider for a process of the task, from the cache or new.
@@ -111,7 +117,7 @@ impl Deliverer {
         let subject = self.attester.subject(asker).await?;
         let slot = self.slot(task, provider, &subject)?;
         slot.asked_by(asker);
-        let lease = match slot.hand_out(SystemTime::now()) {
+        let lease = match self.standing(task, provider, &slot) {
             Some(lease) => lease,
             None => {
                 let (this, task, slot) = (Arc::clone(self), Arc::clone(task), Arc::clone(&slot));
@@ -131,16 +137,14 @@ impl Deliverer {
         Ok(lease)
     }
 
-    /// The lease that a process of the task would be given from the cache, and whether the clock keeps it.
-    pub async fn held(
-        &self,
-        task: &Arc<Task>,
-        provider: Provider,
-        asker: &Process,
-    ) -> Result<Option<Arc<Lease>>, DeliverError> {
-        self.must_serve(task)?;
-        let subject = self.attester.subject(asker).await?;
-        Ok(self.slot(task, provider, &subject)?.lease(SystemTime::now()))
+    /// The lease, if it can be handed out as it is.
+    fn standing(&self, task: &Task, provider: Provider, slot: &Slot) -> Option<Arc<Lease>> {
+        slot.lease(SystemTime::now()).filter(|lease| self.stands(task, provider, lease))
+    }
+
+    fn stands(&self, task: &Task, provider: Provider, lease: &Lease) -> bool {
+        let scope = task.delivery(provider).map(|delivery| &*delivery.scope.scope).unwrap_or_default();
+        self.rules.stand(&lease.rules_digest, scope)
     }
 
     fn must_serve(&self, task: &Task) -> Result<(), DeliverError> {
@@ -158,7 +162,7 @@ impl Deliverer {
         }
     }
 
-    /// Issues, unless somebody else just did.
+    /// Issues, unless somebody else just did. A lease from before the rules changed is decided anew.
     async fn fill(
         self: &Arc<Self>,
         task: &Arc<Task>,
@@ -167,8 +171,16 @@ impl Deliverer {
         subject: &Subject,
     ) -> Result<Arc<Lease>, DeliverError> {
         let _gate = slot.gate.lock().await;
-        if let Some(lease) = slot.hand_out(SystemTime::now()) {
+        if let Some(lease) = self.standing(task, provider, slot) {
             return Ok(lease);
+        }
+        if slot.lease(SystemTime::now()).is_some() {
+            match self.renew_behind_gate(task, provider, slot).await {
+                // Whatever rules the answer names: it was decided just now.
+                Renewed::Yes => return slot.lease(SystemTime::now()).ok_or(DeliverError::Undecided),
+                Renewed::Later => return Err(DeliverError::Undecided),
+                Renewed::Dropped => {}
+            }
         }
         let delivery = task.delivery(provider).ok_or(DeliverError::NoScope(provider.as_str()))?;
         let request = v1::IssueCredentialRequest {
@@ -191,8 +203,11 @@ impl Deliverer {
             Some(Wire::Token(token)) if provider == Provider::Token => from_token(token),
             _ => return Err(DeliverError::Malformed(provider.as_str())),
         };
-        let lease = lease(answer.lease_id, credential, answer.expires_at, answer.refresh_at);
-        let lease = Arc::new(lease.ok_or(DeliverError::Malformed(provider.as_str()))?);
+        let times = times(answer.expires_at, answer.refresh_at);
+        let (expires_at, refresh_at) = times.ok_or(DeliverError::Malformed(provider.as_str()))?;
+        let (id, rules_digest) = (answer.lease_id, answer.rules_digest);
+        let lease = Lease { id, credential: Arc::new(credential), expires_at, refresh_at, rules_digest };
+        let lease = Arc::new(lease);
         info!(task_id = %task.id, lease_id = %lease.id, provider = provider.as_str(),
               spiffe_id = %subject.spiffe_id, "credential issued");
         self.must_serve(task)?;
@@ -207,35 +222,35 @@ impl Deliverer {
                     () = this.renew_by_the_clock(&task, provider, &slot) => {}
                     () = task.ended() => {}
                 }
-                slot.unkept();
             });
         }
-        let _ = slot.hand_out(SystemTime::now());
         fault_point!("deliver.before_answer");
         Ok(lease)
     }
 
     async fn renew_by_the_clock(&self, task: &Arc<Task>, provider: Provider, slot: &Slot) {
-        while let Some(lease) = slot.lease(SystemTime::now()) {
+        loop {
+            let Some(lease) = slot.lease(SystemTime::now()) else {
+                if slot.end_keeping(SystemTime::now()) {
+                    return;
+                }
+                continue;
+            };
             until(lease.refresh_at).await;
             if self.fence.is_up() {
                 slot.drop_lease();
-                return;
-            }
-            match self.renew(task, provider, slot).await {
-                Renewed::Yes => {}
-                Renewed::Dropped => return,
-                Renewed::Later => {
-                    let left = lease.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
-                    tokio::time::sleep(RETRY.min(left / 4).max(Duration::from_millis(200))).await;
-                }
+            } else if self.renew(task, provider, slot).await == Renewed::Later {
+                let left = lease.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
+                tokio::time::sleep(RETRY.min(left / 4).max(Duration::from_millis(200))).await;
             }
         }
-        slot.drop_lease();
     }
 
     /// Renews behind an answer that was still good.
     fn renew_soon(self: &Arc<Self>, task: &Arc<Task>, provider: Provider, slot: &Arc<Slot>) {
+        if slot.failed_within(RETRY) {
+            return;
+        }
         let (this, task, slot) = (Arc::clone(self), Arc::clone(task), Arc::clone(slot));
         tokio::spawn(async move { this.renew(&task, provider, &slot).await });
     }
@@ -243,8 +258,16 @@ impl Deliverer {
     /// Renews a lease in the name of a process that asked for it and lives.
     pub async fn renew(&self, task: &Arc<Task>, provider: Provider, slot: &Slot) -> Renewed {
         let Ok(_gate) = slot.gate.try_lock() else { return Renewed::Later };
+        let renewed = self.renew_behind_gate(task, provider, slot).await;
+        if renewed == Renewed::Later {
+            slot.could_not_renew();
+        }
+        renewed
+    }
+
+    async fn renew_behind_gate(&self, task: &Arc<Task>, provider: Provider, slot: &Slot) -> Renewed {
         let Some(held) = slot.lease(SystemTime::now()) else { return Renewed::Dropped };
-        if held.refresh_at > SystemTime::now() {
+        if held.refresh_at > SystemTime::now() && self.stands(task, provider, &held) {
             return Renewed::Yes;
         }
         let Some(subject) = self.somebody_alive(task, provider, slot).await else {
@@ -280,7 +303,8 @@ impl Deliverer {
         let Some((expires_at, refresh_at)) = times(answer.expires_at, answer.refresh_at) else {
             return Renewed::Later;
         };
-        let renewed = Lease { id: answer.lease_id, credential, expires_at, refresh_at };
+        let (id, rules_digest) = (answer.lease_id, answer.rules_digest);
+        let renewed = Lease { id, credential, expires_at, refresh_at, rules_digest };
         Metrics::count_at(&self.metrics.credentials, provider.as_str(), "renewed");
         debug!(task_id = %task.id, was = %held.id, is = %renewed.id, "lease renewed");
         if task.is_open() && slot.keep(Arc::new(renewed)) { Renewed::Yes } else { Renewed::Dropped }
@@ -323,16 +347,6 @@ fn from_vault(mut vault: v1::VaultCredential) -> Credential {
 
 fn from_token(mut token: v1::TokenCredential) -> Credential {
     Credential::Token { access_token: Zeroizing::new(std::mem::take(&mut token.access_token)) }
-}
-
-fn lease(
-    id: String,
-    credential: Credential,
-    expires_at: Option<Timestamp>,
-    refresh_at: Option<Timestamp>,
-) -> Option<Lease> {
-    let (expires_at, refresh_at) = times(expires_at, refresh_at)?;
-    Some(Lease { id, credential: Arc::new(credential), expires_at, refresh_at })
 }
 
 /// Without a word on when to renew, halfway to the end.

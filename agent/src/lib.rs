@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod native;
 pub mod outbox;
 pub mod process;
+pub mod rules;
 pub mod run;
 pub mod socket;
 pub mod task;

@@ -26,6 +26,7 @@ use crate::native::aws::Aws;
 use crate::native::upstream::{Upstream, UpstreamError};
 use crate::native::vault::Vault;
 use crate::native::{Door, server};
+use crate::rules::Rules;
 use crate::socket::environment::Places;
 use crate::socket::open::Opener;
 use crate::socket::service::Service;
@@ -122,8 +123,14 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, R
     let fence = Arc::new(Fence::default());
     let per_uid = config.limits.attestations_per_uid;
     let attester = Arc::new(Attester::new(config.attest.socket.clone(), per_uid, Arc::clone(&metrics)));
-    let deliverer =
-        Deliverer::new(broker.clone(), Arc::clone(&attester), Arc::clone(&fence), Arc::clone(&metrics));
+    let rules = Arc::<Rules>::default();
+    let deliverer = Deliverer::new(
+        broker.clone(),
+        Arc::clone(&attester),
+        Arc::clone(&rules),
+        Arc::clone(&fence),
+        Arc::clone(&metrics),
+    );
 
     let (aws, aws_host) = listen(config.native.aws_listen).await?;
     let (vault, vault_host) = listen(config.native.vault_listen).await?;
@@ -159,6 +166,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, R
         identity,
         tasks: Arc::clone(&tasks),
         attester: Arc::clone(&attester),
+        rules,
         fence: Arc::clone(&fence),
         metrics: Arc::clone(&metrics),
         boot_id: boot_id.clone(),

@@ -21,6 +21,7 @@ fn lease(id: &str, seconds: u64) -> Arc<Lease> {
         credential: Arc::new(credential),
         expires_at,
         refresh_at: expires_at,
+        rules_digest: String::new(),
     })
 }
 
@@ -30,7 +31,7 @@ fn each_identity_program_user_cgroup_and_provider_has_a_place_of_its_own() {
     let first = credentials.slot(Provider::Aws, class("a", 1, 1000, 7)).unwrap();
     assert!(first.keep(lease("l", 60)));
     let same = credentials.slot(Provider::Aws, class("a", 1, 1000, 7)).unwrap();
-    assert_eq!(same.hand_out(SystemTime::now()).unwrap().id, "l");
+    assert_eq!(same.lease(SystemTime::now()).unwrap().id, "l");
     let others = [
         (Provider::Vault, class("a", 1, 1000, 7)),
         (Provider::Aws, class("b", 1, 1000, 7)),
@@ -48,9 +49,9 @@ fn each_identity_program_user_cgroup_and_provider_has_a_place_of_its_own() {
 fn what_is_about_to_run_out_is_not_handed_out() {
     let slot = Slot::default();
     slot.keep(lease("l", 4));
-    assert!(slot.hand_out(SystemTime::now()).is_none());
+    assert!(slot.lease(SystemTime::now()).is_none());
     slot.keep(lease("l", 60));
-    assert!(slot.hand_out(SystemTime::now()).is_some());
+    assert!(slot.lease(SystemTime::now()).is_some());
 }
 
 #[test]

@@ -188,7 +188,13 @@ mod tests {
         };
         let expires_at = UNIX_EPOCH + Duration::from_millis(1_767_225_600_750);
         let credential = Arc::new(credential);
-        let lease = Lease { id: "l".to_owned(), credential, expires_at, refresh_at: UNIX_EPOCH };
+        let lease = Lease {
+            id: "l".to_owned(),
+            credential,
+            expires_at,
+            refresh_at: UNIX_EPOCH,
+            rules_digest: String::new(),
+        };
         let response = served(&lease);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
         let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -4,6 +4,7 @@
 //! connection is close-on-exec, so its end is the moment to look whether the process has become another program. Until then
 //! there is no file; a program that reads it at once has to try again for some milliseconds.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -69,20 +70,15 @@ async fn keep_while_open(task: &Arc<Task>, leader: &Process, deliverer: &Arc<Del
     let Some(folder) = &task.folder else { return };
     let mut written: Option<String> = None;
     let mut pause = LOOK;
-    loop {
+    while leader.is_alive() {
         if fence.is_up() {
             folder.take_away(NAME);
             written = None;
             fence.is(false).await;
         }
-        // What was written and is no longer held was revoked or denied: the file goes first, then it is asked anew.
-        let held = deliverer.held(task, Provider::Token, leader).await.ok().flatten();
-        if written.is_some() && held.is_none() {
-            folder.take_away(NAME);
-            written = None;
-            debug!(task_id = %task.id, "token file taken away");
-            tokio::time::sleep(pause).await;
-        }
+        // Before the question, so that a change while it is asked is not missed.
+        let mut changed = pin!(task.credentials.changed.notified());
+        changed.as_mut().enable();
         match deliverer.obtain(task, Provider::Token, leader).await {
             Ok(lease) => {
                 pause = LOOK;
@@ -97,16 +93,20 @@ async fn keep_while_open(task: &Arc<Task>, leader: &Process, deliverer: &Arc<Del
                 let left = lease.refresh_at.duration_since(SystemTime::now()).unwrap_or_default();
                 tokio::select! {
                     () = tokio::time::sleep(left.max(LOOK)) => {}
-                    () = task.credentials.dropped.notified() => {}
+                    () = changed => {}
                     () = fence.is(true) => {}
                 }
             }
             Err(error) => {
-                if !leader.is_alive() {
-                    return;
+                // Revoked, denied, or run out: what lies there is not to be used any more.
+                if written.take().is_some() {
+                    folder.take_away(NAME);
                 }
                 warn!(task_id = %task.id, %error, "no access token for the file");
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = changed => {}
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }

@@ -41,6 +41,8 @@ pub struct Book {
     /// Whether ends are put on record.
     pub records: bool,
     pub lapse_after: Duration,
+    /// Digest of the rules.
+    pub rules: String,
     next: u32,
     down: Option<mpsc::Sender<Result<v1::AttachResponse, Status>>>,
 }
@@ -70,6 +72,7 @@ impl Broker {
             life: Duration::from_secs(600),
             refresh: Duration::from_secs(300),
             lapse_after: Duration::from_secs(3),
+            rules: "r1".to_owned(),
             records: true,
             ..Book::default()
         };
@@ -206,6 +209,7 @@ impl CredentialService for Broker {
             refresh_at,
             promise: None,
             credential: Some(credential),
+            rules_digest: book.rules.clone(),
         }))
     }
 
@@ -227,6 +231,7 @@ impl CredentialService for Broker {
             refresh_at,
             promise: None,
             credential: None,
+            rules_digest: book.rules.clone(),
         }))
     }
 
@@ -270,6 +275,7 @@ impl NodeService for Broker {
                 epoch: book.attached.into(),
                 heartbeat_interval: Some(Duration::from_millis(200).try_into().unwrap()),
                 lapse_after: Some(book.lapse_after.try_into().unwrap()),
+                rules_digest: book.rules.clone(),
             }
         };
         down.send(Ok(v1::AttachResponse { message: Some(Down::Welcome(welcome)) })).await.unwrap();

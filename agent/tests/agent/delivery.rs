@@ -175,3 +175,45 @@ async fn a_workload_of_another_user_reads_its_files_and_its_neighbour_does_not()
     let line = format!("echo $$ > {}/cgroup.procs", world.cgroup.display());
     assert_eq!(neighbour.run(&format!("{{ {line}; }} 2>/dev/null || echo refused")), "refused");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_under_other_rules_is_decided_anew_before_it_is_served() {
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "s3", "--scope", "index"]);
+    let (host, bearer) = endpoint(&mut member);
+    let ask = format!("{ASK}\nAuthorization: {bearer}");
+    let file = member.var("DAYFLY_TOKEN_FILE");
+    eventually("a token", || std::fs::read_to_string(&file).ok()).await;
+    member.http(&host, &ask);
+    member.http(&host, &ask);
+    assert!(world.broker.book().renewed.is_empty(), "under the same rules the cache serves");
+
+    let change = async |rules: &str, scopes: &[&str]| {
+        world.broker.book().rules = rules.to_owned();
+        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        world
+            .broker
+            .order(Down::RulesChanged(v1::RulesChanged { rules_digest: rules.to_owned(), scopes }))
+            .await;
+    };
+    change("r1b", &["kv"]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    member.http(&host, &ask);
+    assert!(world.broker.book().renewed.is_empty(), "that was another scope's");
+    change("r2", &["s3", "index"]).await;
+    eventually("both leases are decided anew", || {
+        assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"));
+        (world.broker.book().renewed.len() == 2).then_some(())
+    })
+    .await;
+    member.http(&host, &ask);
+    assert_eq!(world.broker.book().renewed.len(), 2, "once");
+    assert!(std::fs::metadata(&file).is_ok());
+
+    world.broker.book().denies = true;
+    change("r3", &["s3", "index"]).await;
+    eventually("the token is taken away", || std::fs::metadata(&file).err()).await;
+    let answer = member.http(&host, &ask);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(body(&answer)["code"], "NOT_COVERED");
+}
