@@ -85,6 +85,7 @@ pub struct Running {
     tasks: Arc<Tasks>,
     serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     socket: PathBuf,
+    cgroup: Option<PathBuf>,
     drain: std::time::Duration,
     _background: Vec<AbortOnDropHandle<()>>,
 }
@@ -97,6 +98,10 @@ impl Running {
         self.tasks.stop(self.drain).await;
         let served = tokio::time::timeout(self.drain, self.serving).await;
         let _ = std::fs::remove_file(&self.socket);
+        if let Some(cgroup) = &self.cgroup {
+            // Stays where something is left in it; the next start clears that up.
+            let _ = std::fs::remove_dir(cgroup);
+        }
         match served {
             Ok(Ok(served)) => Ok(served?),
             Ok(Err(_)) | Err(_) => {
@@ -179,6 +184,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, R
         aws_region: config.native.aws_region.clone(),
         socket: config.socket.display().to_string(),
     };
+    let cgroup = tree.as_ref().map(|tree| tree.directory().to_owned());
     let opener = Arc::new(Opener {
         tasks: Arc::clone(&tasks),
         attester,
@@ -195,7 +201,14 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Running, R
     let service = Service::new(opener, metrics);
     let serving = tokio::spawn(socket::serve(unix, service, config.limits, stop));
     info!(socket = %config.socket.display(), spiffe_id = %config.spiffe_id, "agent serves");
-    Ok(Running { tasks, serving, socket: config.socket, drain: config.drain, _background: background })
+    Ok(Running {
+        tasks,
+        serving,
+        socket: config.socket,
+        cgroup,
+        drain: config.drain,
+        _background: background,
+    })
 }
 
 /// The agent's own corner of the cgroup hierarchy; `None` where it may have none and need not.

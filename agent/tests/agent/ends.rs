@@ -161,7 +161,7 @@ async fn a_stopped_agent_ends_its_tasks_in_order() {
     assert_eq!(status.code(), Some(0));
     assert!(world.broker.book().told.iter().any(|told| told.task_id == id), "told before it was gone");
     assert!(!shell.is_alive());
-    assert!(!world.socket().exists());
+    assert!(!world.socket().exists() && !world.cgroup.exists(), "nothing is left behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
