@@ -64,7 +64,7 @@ struct Site {
 }
 
 impl Site {
-    /// Asks for a credential in a task that is open already, and says what came back.
+    /// Opens a task, and says how that went.
     async fn runs(&self) -> String {
         let said = self.world.dayfly(self.uid).unwrap().args(["run", "--scope", "kb-read", "--", "true"]);
         let said = said.finish().await.unwrap();

@@ -153,16 +153,16 @@ async fn crash(site: &mut Site, crashing: Crashing, left: Left) -> Case {
         read.unwrap_or_else(|error| panic!("{point}: {error:#}\n{}", site.world.logs()));
         program.kill().unwrap();
     }
-    let crashing_process = match crashing {
+    let process = match crashing {
         Crashing::Broker => &mut site.world.broker,
         Crashing::Agent => &mut site.world.agent,
     };
-    let status = crashing_process.ended(Duration::from_secs(15)).await;
+    let (status, log) = (process.ended(Duration::from_secs(15)).await, process.log_tail());
     let status = status.unwrap_or_else(|error| {
         panic!("{point} was not reached: {error:#}\n{}\n{}", program.log(), site.world.logs())
     });
     let crashed = Instant::now();
-    assert!(Running::was_killed(status), "{point}: {status}\n{}", site.world.logs());
+    assert!(Running::was_killed(status) && log.contains(point), "{point}: {status}\n{log}");
 
     let tokens = vault_tokens(&site.world).await;
     let stood = tokens.iter().any(|(lease, _)| !known.contains(lease));

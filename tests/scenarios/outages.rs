@@ -68,7 +68,7 @@ async fn shown(world: &World, lease: &str) -> Value {
 async fn an_answer_that_vault_gave_and_nobody_got_is_hunted_down() {
     let (mut world, uid) = start().await;
     let stubs = stubs(&world).await;
-    // Two ways to lose it: the connection breaks, and silence.
+    // Three ways to lose it: the connection breaks, silence, and an answer after the broker's patience.
     let mut lost = Vec::new();
     for (name, answers) in [
         ("broken", Answers::LostFor("auth/token/create".to_owned())),
@@ -79,7 +79,7 @@ async fn an_answer_that_vault_gave_and_nobody_got_is_hunted_down() {
         let log = world.scratch.join(format!("{name}.log"));
         let mut program = asker(&world, uid, &stubs, false).start(&log).unwrap();
         let said = told(&world, &mut program, "done").await;
-        let crashed = Instant::now();
+        let given_up = Instant::now();
         proxy(&world).set(Answers::Pass);
         assert!(said.contains("refused ABORTED PROVIDER_DID_NOT_ANSWER"), "{name}: {said}\n{}", world.logs());
         let lease = newest(&mut world).await;
@@ -91,7 +91,7 @@ async fn an_answer_that_vault_gave_and_nobody_got_is_hunted_down() {
             "{name}: Vault did give a token: {tokens:?}"
         );
         assert!(shown(&world, &lease.lease_id).await["runs_out_at"].is_string());
-        lost.push((name, lease.lease_id, crashed));
+        lost.push((name, lease.lease_id, given_up));
         program.kill().unwrap();
     }
     for (name, lease, since) in lost {
@@ -102,7 +102,7 @@ async fn an_answer_that_vault_gave_and_nobody_got_is_hunted_down() {
         gone.await.unwrap();
         println!("an answer that was {name}: gone at Vault {:.1?} later", since.elapsed());
         let until = Instant::now() + Duration::from_secs(5);
-        while newest_state(&mut world, &lease).await != ("ended".to_owned(), "ran_out".to_owned()) {
+        while standing(&mut world, &lease).await != ("ended".to_owned(), "ran_out".to_owned()) {
             assert!(Instant::now() < until, "{name}\n{}", world.logs());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -110,7 +110,7 @@ async fn an_answer_that_vault_gave_and_nobody_got_is_hunted_down() {
     world.verify_audit().await.unwrap();
 }
 
-async fn newest_state(world: &mut World, lease: &str) -> (String, String) {
+async fn standing(world: &mut World, lease: &str) -> (String, String) {
     let leases = world.leases().await.unwrap();
     let lease = leases.into_iter().find(|row| row.lease_id == lease).unwrap();
     (lease.state, lease.outcome)
