@@ -57,7 +57,8 @@ mod tests {
     fn a_secret_prints_as_dots() {
         let shown = format!("{:?}", v1::VaultCredential { token: "hvs.secret".into(), address: "a".into() });
         assert!(!shown.contains("hvs.secret"), "{shown}");
-        let shown = format!("{:?}", v1::IssueCredentialRequest { subject_token: "eyJ".into(), ..Default::default() });
+        let shown =
+            format!("{:?}", v1::IssueCredentialRequest { subject_token: "eyJ".into(), ..Default::default() });
         assert!(!shown.contains("eyJ"), "{shown}");
     }
 }

@@ -159,7 +159,7 @@ async fn renewal_decides_anew_and_yields_a_new_lease() {
         ..Default::default()
     };
     let applied = world.try_apply(prune).await.unwrap();
-    assert_eq!(applied.uncovered_lease_ids, [renewed.lease_id.clone()]);
+    assert_eq!(applied.uncovered_lease_ids, std::slice::from_ref(&renewed.lease_id));
     let next = v1::RenewLeaseRequest { lease_id: renewed.lease_id.clone(), ..renew };
     assert_eq!(reason(client.credentials().renew_lease(next.clone()).await), "SCOPE_NOT_GRANTED");
     assert_eq!(reason(client.credentials().renew_lease(next).await), "LEASE_NOT_YOURS");
