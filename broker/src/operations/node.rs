@@ -16,6 +16,8 @@ use crate::store::{EndWhich, StoreError};
 
 /// Tasks opened within this span before a heartbeat are not judged by it: the two crossed on the way.
 const INVENTORY_CROSSING: Ttl = Ttl::seconds(5);
+/// The same for tasks opened before the agent attached: an agent that comes back without them has lost them.
+const ATTACH_CROSSING: Ttl = Ttl::seconds(1);
 
 /// A node's stream, once it is welcome.
 pub struct Attached {
@@ -24,6 +26,7 @@ pub struct Attached {
     /// Given by the broker; grows with each Attach.
     pub epoch: u64,
     held_tasks: bool,
+    attached_at: Timestamp,
     /// What the agent must be told.
     pub notices: mpsc::UnboundedReceiver<Notice>,
 }
@@ -58,7 +61,7 @@ impl Attached {
         let epoch = attached?;
         tracing::info!(%node, epoch, "node attached");
         let notices = broker.notices.for_node(node.clone());
-        Ok(Self { broker: Arc::clone(broker), node, epoch, held_tasks: false, notices })
+        Ok(Self { broker: Arc::clone(broker), node, epoch, held_tasks: false, attached_at: now, notices })
     }
 
     /// The agent is alive and holds these tasks; what it should hold and does not has ended.
@@ -71,7 +74,8 @@ impl Attached {
         }
         self.held_tasks = !inventory.is_empty();
         self.touch().await?;
-        self.end_missing(inventory, self.broker.clock.now() - INVENTORY_CROSSING).await
+        let crossed = self.broker.clock.now() - INVENTORY_CROSSING;
+        self.end_missing(inventory, crossed.max(self.attached_at - ATTACH_CROSSING)).await
     }
 
     async fn end_missing(&self, inventory: Vec<TaskId>, opened_before: Timestamp) -> Result<(), NodeError> {
