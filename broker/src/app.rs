@@ -1,12 +1,13 @@
 //! The one place where the parts meet: from a configuration to a broker that serves, until it is drained.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dayfly_client::{
-    Identity, IdentityOptions, Incoming, IncomingLimits, Listener, Pick, ServerTls, Speaks, TrustDomain,
+    Identity, IdentityError, IdentityOptions, Incoming, IncomingLimits, Listener, Pick, ServerTls, Speaks,
+    TrustDomain,
 };
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::spiffe::SpiffeId;
@@ -45,6 +46,9 @@ const MAX_ADMIN_ANSWER: usize = dayfly_client::MAX_ADMIN_ANSWER_BYTES;
 /// Largest request of an admin: an apply may bring many documents.
 const MAX_ADMIN_REQUEST: usize = dayfly_domain::document::MAX_INPUT + 64 * 1024;
 
+/// How long until the Workload API is asked again.
+const IDENTITY_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A broker whose listeners stand.
 pub struct App {
     broker: Arc<Broker>,
@@ -59,19 +63,10 @@ impl App {
         let store = Arc::new(open_store(&config).await?);
         let signer: Arc<dyn Signer> =
             Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
-        let stop = CancellationToken::new();
-        let servers = TaskTracker::new();
-        let identity = learn_identity(&config).await?;
-        let own: SpiffeId = identity.spiffe_id().to_string().parse().context("the broker's own SPIFFE ID")?;
-        let faults = config.faults_as(own.trust_domain());
-        if !faults.is_empty() {
-            bail!("{}", faults.join("; "));
-        }
-        let catalogue = build_catalogue(&config, &identity, &own, &signer).await?;
         let broker = Arc::new(Broker {
             store: Arc::<SqliteStore>::clone(&store),
             rules: ArcSwap::default(),
-            catalogue,
+            providers: OnceLock::new(),
             clock: Clock::default(),
             trust_domains: config.trust_domain_rules(),
             root_admins: config.admins.root.clone(),
@@ -83,18 +78,37 @@ impl App {
             tracker: TaskTracker::new(),
             limits: config.limits.clone(),
         });
-        let app = Self { broker, store, servers, stop };
-        app.record_start(&own).await;
+        let app = Self { broker, store, servers: TaskTracker::new(), stop: CancellationToken::new() };
         reload(&app.broker).await.context("the stored documents")?;
-        revoker::start(&app.broker, &app.servers, &app.stop);
         app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
-        app.serve_break_glass(&config, &own, &identity).await?;
-        app.serve_public(&config, &signer).await?;
-        app.serve_introspection(&config, &identity, &signer).await?;
-        app.serve_metrics(&config).await?;
-        app.serve_grpc(&config, &own, &identity).await?;
-        tracing::info!(spiffe_id = %own, address = config.listen.grpc, "broker ready");
+        // Before the identity: listing and taking away must be possible while SPIRE is down.
+        app.serve_break_glass(&config).await?;
+        app.serve_as(&config, &wait_for_identity(&config).await?, signer).await?;
         Ok(app)
+    }
+
+    /// Starts what needs to know who the broker is.
+    async fn serve_as(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        signer: Arc<dyn Signer>,
+    ) -> anyhow::Result<()> {
+        let own: SpiffeId = identity.spiffe_id().to_string().parse().context("the broker's own SPIFFE ID")?;
+        let faults = config.faults_as(own.trust_domain());
+        if !faults.is_empty() {
+            bail!("{}", faults.join("; "));
+        }
+        let catalogue = build_catalogue(config, identity, &own, &signer).await?;
+        self.broker.providers.set(catalogue).ok().context("the providers are set once")?;
+        self.record_start(&own).await;
+        revoker::start(&self.broker, &self.servers, &self.stop);
+        self.serve_public(config, &signer).await?;
+        self.serve_introspection(config, identity, &signer).await?;
+        self.serve_metrics(config).await?;
+        self.serve_grpc(config, &own, identity).await?;
+        tracing::info!(spiffe_id = %own, address = config.listen.grpc, "broker ready");
+        Ok(())
     }
 
     /// Waits until told to stop, then lets calls in flight finish within the drain's time.
@@ -141,7 +155,7 @@ impl App {
             verifier: Arc::new(verifier),
             subject_token_age: self.broker.limits.subject_token_age,
         };
-        Ok(Api { broker: Arc::clone(&self.broker), callers: Arc::new(callers) })
+        Ok(Api { broker: Arc::clone(&self.broker), callers: Some(Arc::new(callers)) })
     }
 
     fn accepted(&self) -> anyhow::Result<Vec<TrustDomain>> {
@@ -187,15 +201,11 @@ impl App {
         Ok(())
     }
 
-    async fn serve_break_glass(
-        &self,
-        config: &Config,
-        own: &SpiffeId,
-        identity: &Identity,
-    ) -> anyhow::Result<()> {
+    async fn serve_break_glass(&self, config: &Config) -> anyhow::Result<()> {
         let Some(path) = &config.listen.break_glass else { return Ok(()) };
         let listener: UnixListener = listen::unix(path, 0o600)?;
-        let router = Server::builder().add_service(admin_server(self.api(own, identity)?));
+        let router = Server::builder()
+            .add_service(admin_server(Api { broker: Arc::clone(&self.broker), callers: None }));
         let stopped = self.stop.clone().cancelled_owned();
         self.servers.spawn(async move {
             let served =
@@ -272,6 +282,23 @@ fn admin_server(api: Api) -> AdminServiceServer<Api> {
 
 async fn open_store(config: &Config) -> anyhow::Result<SqliteStore> {
     SqliteStore::open(&config.state.dir, &config.state.writer, Options::default()).await.context("the state")
+}
+
+/// Asks until the Workload API says who the broker is. What a configuration cannot mend by waiting is an error.
+async fn wait_for_identity(config: &Config) -> anyhow::Result<Identity> {
+    loop {
+        match learn_identity(config).await {
+            Ok(identity) => return Ok(identity),
+            Err(error) => match error.downcast_ref::<IdentityError>() {
+                Some(IdentityError::Unreachable { .. } | IdentityError::NoEntry { .. }) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(error, "no identity yet: nothing is granted, break-glass is served");
+                    tokio::time::sleep(IDENTITY_PAUSE).await;
+                }
+                _ => return Err(error),
+            },
+        }
+    }
 }
 
 async fn learn_identity(config: &Config) -> anyhow::Result<Identity> {

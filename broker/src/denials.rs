@@ -11,14 +11,21 @@ use dayfly_domain::time::{Timestamp, Ttl};
 type Key = (SpiffeId, DenyReason, String);
 
 const WINDOW: Ttl = Ttl::minutes(1);
-/// Keys kept at most; beyond it, denials are recorded without counting until the window is over.
+/// Keys kept at most; beyond it, denials of further kinds are counted together until the window is over.
 const MAX_KEYS: usize = 10_000;
 
 /// Denials of the running minute by identity, reason and scope.
 #[derive(Debug)]
 pub struct Denials {
     one_by_one: u32,
-    counts: Mutex<HashMap<Key, (Timestamp, u32)>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_key: HashMap<Key, (Timestamp, u32)>,
+    /// Denials for which there was no room.
+    others: u32,
 }
 
 impl Denials {
@@ -30,11 +37,12 @@ impl Denials {
     /// Whether this denial gets a record of its own.
     pub fn admit(&self, who: &SpiffeId, reason: DenyReason, scope: &str, now: Timestamp) -> bool {
         let mut counts = self.lock();
-        if counts.len() >= MAX_KEYS {
+        let key = (who.clone(), reason, scope.chars().take(64).collect());
+        if counts.by_key.len() >= MAX_KEYS && !counts.by_key.contains_key(&key) {
+            counts.others = counts.others.saturating_add(1);
             return false;
         }
-        let key = (who.clone(), reason, scope.chars().take(64).collect());
-        let (_, count) = counts.entry(key).or_insert((now, 0));
+        let (_, count) = counts.by_key.entry(key).or_insert((now, 0));
         *count += 1;
         *count <= self.one_by_one
     }
@@ -43,7 +51,14 @@ impl Denials {
     pub fn flush(&self, now: Timestamp) -> Vec<Record> {
         let mut counts = self.lock();
         let mut over = Vec::new();
-        counts.retain(|(who, reason, scope), (since, count)| {
+        let others = std::mem::take(&mut counts.others);
+        if others > 0 {
+            let record = Record::new(Stream::Decision, "decision.deny_repeated", now);
+            over.push(
+                record.with("count", others).with("recorded", 0).with("of", "further callers and scopes"),
+            );
+        }
+        counts.by_key.retain(|(who, reason, scope), (since, count)| {
             let running = now < *since + WINDOW;
             if !running && *count > self.one_by_one {
                 let record = Record::new(Stream::Decision, "decision.deny_repeated", now)
@@ -60,7 +75,7 @@ impl Denials {
         over
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, (Timestamp, u32)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -38,8 +38,8 @@ impl Wake {
 
 /// Starts one worker for each provider.
 pub fn start(broker: &Arc<Broker>, tracker: &TaskTracker, stop: &CancellationToken) {
-    for name in broker.catalogue.names() {
-        let provider = Arc::clone(broker.catalogue.get(name).expect("the catalogue named it"));
+    for name in broker.catalogue().names() {
+        let provider = Arc::clone(broker.catalogue().get(name).expect("the catalogue named it"));
         let worker = Worker { broker: Arc::clone(broker), provider };
         tracker.spawn(worker.run(stop.clone()));
     }

@@ -280,9 +280,18 @@ impl World {
     /// # Errors
     /// When it does not start.
     pub async fn start_broker_again(&mut self, env: &[(String, String)]) -> anyhow::Result<()> {
+        self.start_broker_without_waiting(env)?;
+        self.broker_answers().await
+    }
+
+    /// The same, for a broker that cannot answer yet.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_broker_without_waiting(&mut self, env: &[(String, String)]) -> anyhow::Result<()> {
         self.options.broker_env = env.to_vec();
         self.broker = start_broker(&self.scratch, self.broker_uid, &self.options)?;
-        self.wait_for_broker().await
+        Ok(())
     }
 
     /// Puts sections at the end of the broker's configuration and starts it anew.
@@ -319,12 +328,16 @@ impl World {
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        self.wait_for_broker().await?;
+        self.broker_answers().await?;
         self.apply(&base_documents()).await?;
         self.wait_for_agent(0).await
     }
 
-    async fn wait_for_broker(&mut self) -> anyhow::Result<()> {
+    /// Waits until the broker answers its admin.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn broker_answers(&mut self) -> anyhow::Result<()> {
         let admin = self.admin().await?;
         let ask = || {
             let admin = admin.clone();

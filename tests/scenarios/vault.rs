@@ -117,6 +117,22 @@ async fn an_identity_outage_stops_no_revocation() {
     assert_eq!(vault_tokens(&world).await.len(), 1, "silence of SPIRE is no end");
     holder.program.signal(Signal::SIGKILL).unwrap();
     all_gone(&world, Duration::from_secs(5)).await;
+
+    // A broker that starts now knows not who it is: it grants nothing, and break-glass still lists and ends.
+    world.kill_broker().unwrap();
+    world.start_broker_without_waiting(&[]).unwrap();
+    let glass = world.break_glass().display().to_string();
+    let list = || {
+        harness::Program::new(harness::parts::binary("dayfly").unwrap())
+            .args(["task", "list", "--all", "-o", "json"])
+    };
+    let listed = harness::eventually("break-glass without SPIRE", Duration::from_secs(20), || async {
+        list().args(["--break-glass", &glass]).output().await
+    });
+    let listed = listed.await.unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+    assert!(listed.contains(&holder.task), "{listed}");
+    world.spire.restart().await.unwrap();
+    world.broker_answers().await.unwrap();
 }
 
 #[tokio::test]

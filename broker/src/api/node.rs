@@ -110,8 +110,13 @@ impl NodeStream {
         match said {
             FromAgent::Hello(_) => {}
             FromAgent::Heartbeat(heartbeat) => {
-                let inventory = heartbeat.task_ids.iter().take(MAX_INVENTORY);
-                let inventory: Vec<TaskId> = inventory.filter_map(|text| text.parse().ok()).collect();
+                if heartbeat.task_ids.len() > MAX_INVENTORY {
+                    // A part of an inventory would end the rest.
+                    tracing::warn!(tasks = heartbeat.task_ids.len(), "an inventory is too long to be judged");
+                    return self.attached.alive().await;
+                }
+                let inventory: Vec<TaskId> =
+                    heartbeat.task_ids.iter().filter_map(|text| text.parse().ok()).collect();
                 let held: HashSet<TaskId> = inventory.iter().copied().collect();
                 self.attached.heartbeat(inventory).await?;
                 // An order may have been lost with an earlier stream.

@@ -4,6 +4,7 @@ mod overlay;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dayfly_domain::node::TrustDomainRule;
@@ -29,6 +30,12 @@ pub enum ConfigError {
         /// The cause.
         #[source]
         source: std::io::Error,
+    },
+    /// Others than its owner could name themselves admins.
+    #[error("{path} may be written by others than root and the broker's user; set its owner and mode 0644")]
+    Writable {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not TOML, has an unknown key, or a value of the wrong kind.
     #[error("{path}: {problem}")]
@@ -156,8 +163,13 @@ pub struct AdminsConfig {
 impl Config {
     /// Reads the file, lays the environment over it, and checks the whole.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let unread = |source| ConfigError::Read { path: path.to_owned(), source };
+        let found = std::fs::metadata(path).map_err(unread)?;
+        let owners = [0, rustix::process::geteuid().as_raw()];
+        if !owners.contains(&found.uid()) || found.mode() & 0o022 != 0 {
+            return Err(ConfigError::Writable { path: path.to_owned() });
+        }
+        let text = std::fs::read_to_string(path).map_err(unread)?;
         Self::read(path, &text, std::env::vars())
     }
 

@@ -79,3 +79,15 @@ fn a_federated_domain_never_fills_admin_or_node() {
     assert!(config.faults_as("example.org").is_empty());
     assert!(config.faults_as("other.org").iter().any(|fault| fault.contains("federated")));
 }
+
+#[test]
+fn a_file_that_others_may_write_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("broker.toml");
+    std::fs::write(&path, WHOLE).expect("the folder is writable");
+    for (mode, taken) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false)] {
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .expect("it is ours");
+        assert_eq!(Config::load(&path).is_ok(), taken, "{mode:o}");
+    }
+}

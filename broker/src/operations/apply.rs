@@ -289,8 +289,8 @@ async fn check_targets(
             path,
             problem,
         };
-        let Some(provider) = broker.catalogue.get(&scope.provider) else {
-            let names: Vec<&str> = broker.catalogue.names().collect();
+        let Some(provider) = broker.catalogue().get(&scope.provider) else {
+            let names: Vec<&str> = broker.catalogue().names().collect();
             let problem =
                 format!("this broker has no provider {:?}; it has {}", scope.provider, names.join(", "));
             faults.push(fault("spec.target".to_owned(), problem));

@@ -71,7 +71,7 @@ pub(super) async fn run(
     let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
     let grant = decide(broker, request, &lineage, &asked.wish).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
-    let provider = broker.catalogue.get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
+    let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
     let target = render(&grant)?;
     let lease = new_lease(broker, request, task, &grant, provider.as_ref(), asked.renews);
     let order = Order {

@@ -12,7 +12,7 @@ pub mod renew;
 pub mod revoke;
 pub mod stream_anchor;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::denials::Denials;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::providers::Catalogue;
+use crate::providers::{Catalogue, NO_PROVIDERS};
 use crate::public::Ledger;
 use crate::revoker::Wake;
 use crate::store::{LeaseRow, Store, StoreError};
@@ -50,8 +50,8 @@ pub struct Broker {
     pub store: Arc<dyn Store>,
     /// The rules in force; swapped whole.
     pub rules: ArcSwap<Rules>,
-    /// What gives credentials.
-    pub catalogue: Catalogue,
+    /// What gives credentials. Set once the broker knows who it is; until then it can only take away.
+    pub providers: OnceLock<Catalogue>,
     /// The only reader of time.
     pub clock: Clock,
     /// Default times and limits.
@@ -86,6 +86,11 @@ pub struct Request {
 }
 
 impl Broker {
+    /// What gives credentials; nothing before the broker knows who it is.
+    pub fn catalogue(&self) -> &Catalogue {
+        self.providers.get().unwrap_or(&NO_PROVIDERS)
+    }
+
     /// Runs an operation to its end, though the caller hangs up meanwhile. What it yields when nobody waits for it any
     /// more is handed to `undelivered`.
     pub async fn run_to_end<T, O, U, F>(&self, operation: O, undelivered: U) -> Result<T, OperationError>

@@ -78,6 +78,11 @@ impl Attached {
         self.end_missing(inventory, crossed.max(self.attached_at - ATTACH_CROSSING)).await
     }
 
+    /// The agent is alive; nothing is said of its tasks.
+    pub async fn alive(&self) -> Result<(), NodeError> {
+        self.touch().await
+    }
+
     async fn end_missing(&self, inventory: Vec<TaskId>, opened_before: Timestamp) -> Result<(), NodeError> {
         let which = EndWhich::NodeExcept { node: self.node.clone(), inventory, opened_before };
         end_task::end(&self.broker, which, EndCause::MissingFromInventory, None).await?;
@@ -113,7 +118,7 @@ impl Attached {
         else {
             return Ok(());
         };
-        let provider = self.broker.catalogue.get(&row.lease.provider);
+        let provider = self.broker.catalogue().get(&row.lease.provider);
         if let Some(amended) = provider.and_then(|provider| provider.note_target_lease(handle, target_lease))
         {
             self.broker.store.amend_handle(lease, amended).await?;

@@ -57,7 +57,7 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
         }
     };
     let provider =
-        broker.catalogue.get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
+        broker.catalogue().get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
     match provider.renewal(&grant.scope) {
         Renewal::InPlace => extend(broker, request, &lease, &grant, provider.as_ref()).await,
         Renewal::Reissue => {

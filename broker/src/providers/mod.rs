@@ -226,6 +226,9 @@ pub struct Catalogue {
     by_name: BTreeMap<&'static str, Arc<dyn Provider>>,
 }
 
+/// A broker that does not know yet who it is has no providers.
+pub(crate) static NO_PROVIDERS: Catalogue = Catalogue { by_name: BTreeMap::new() };
+
 impl Catalogue {
     /// Adds a provider.
     #[must_use]
