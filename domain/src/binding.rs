@@ -33,8 +33,6 @@ pub struct Binding {
     pub via: ViaRule,
     /// How long after a task was opened the binding still grants under it.
     pub max_task: Ttl,
-    /// Whether a launcher may have the credential before it becomes the workload.
-    pub launcher: bool,
     /// SHA-256 of the document it was written in, hexadecimal.
     pub digest: String,
 }

@@ -45,8 +45,6 @@ pub struct Grant {
     pub binding: String,
     /// Digest of the binding.
     pub binding_digest: String,
-    /// Whether the binding takes a launcher for the workload it becomes.
-    pub launcher: bool,
     /// The tree above, root first: who opened each task.
     pub chain: Vec<SpiffeId>,
     /// Revision of the rules.
@@ -230,7 +228,6 @@ fn allow(
         ttl: asked.min(now.until(last_moment)),
         binding: binding.name.clone(),
         binding_digest: binding.digest.clone(),
-        launcher: binding.launcher,
         chain: lineage.iter().map(|above| above.opened_by.clone()).collect(),
         revision: rules.revision,
         rules_digest: rules.digest.clone(),

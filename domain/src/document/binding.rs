@@ -39,7 +39,6 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
     let start = spec.choice("start", &[("root", Start::Root), ("under_parent", Start::UnderParent)], sink);
     let via = spec.choice("via", &[("agent", ViaRule::Agent), ("direct", ViaRule::Direct)], sink);
     let max_task = spec.span("max_task", DEFAULT_MAX_TASK, sink);
-    let launcher = spec.flag("launcher", false, sink);
     spec.finish(sink);
     if max_task > LONGEST_TASK || max_task == Ttl::ZERO {
         sink.fault("spec.max_task", format!("must be above 0s and at most {LONGEST_TASK}"));
@@ -54,7 +53,6 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
         start: start.unwrap_or(Start::UnderParent),
         via: via.unwrap_or(ViaRule::Agent),
         max_task,
-        launcher,
         digest: document.digest(),
     };
     Some(Read { binding, start })

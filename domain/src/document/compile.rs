@@ -158,8 +158,8 @@ fn check_admin_binding(
             format!("{identity} is not of stage admin alone; {} is for admins", binding.scope),
         );
     }
-    if !binding.parameters.is_empty() || binding.may_delegate || binding.launcher {
-        at(index, "spec", format!("{} takes no parameters, delegate or launcher", binding.scope));
+    if !binding.parameters.is_empty() || binding.may_delegate {
+        at(index, "spec", format!("{} takes no parameters and no delegate", binding.scope));
     }
 }
 
