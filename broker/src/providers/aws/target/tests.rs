@@ -1,0 +1,120 @@
+//! Targets that are sound, and each way in which they are not.
+
+use std::collections::BTreeMap;
+
+use dayfly_domain::parameter::WholePattern;
+use serde_json::json;
+
+use super::*;
+
+fn parameters() -> BTreeMap<String, ParameterSpec> {
+    let spec = |kind, pattern: Option<&str>| ParameterSpec {
+        kind,
+        pattern: pattern.map(|pattern| WholePattern::new(pattern).expect("a pattern")),
+    };
+    let accounts = ["111122223333", "444455556666"].map(str::to_owned).to_vec();
+    BTreeMap::from([
+        ("dataset".to_owned(), spec(ParameterType::Segment, None)),
+        ("prefix".to_owned(), spec(ParameterType::Path, None)),
+        ("short".to_owned(), spec(ParameterType::Path, Some("[a-z/]{1,40}"))),
+        ("account".to_owned(), spec(ParameterType::Enum(accounts), None)),
+    ])
+}
+
+fn policy(resources: Value) -> Value {
+    json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": resources},
+    ]})
+}
+
+fn tree(role_arn: &str) -> Value {
+    json!({"role_arn": role_arn, "region": "eu-central-1",
+           "session_policy": policy(json!("arn:aws:s3:::corpora/{dataset}/*"))})
+}
+
+const ROLE: &str = "arn:aws:iam::111122223333:role/dayfly/s3-train-read";
+
+fn paths(tree: Value) -> Vec<String> {
+    check(&scope(parameters(), tree, Ttl::hours(1))).into_iter().map(|fault| fault.path).collect()
+}
+
+#[test]
+fn a_sound_target_has_no_fault() {
+    assert_eq!(paths(tree(ROLE)), [""; 0]);
+    assert_eq!(paths(tree("arn:aws:iam::{account}:role/reader")), [""; 0]);
+    assert_eq!(paths(tree("arn:minio:iam:::role/dummy-internal")), [""; 0]);
+    let scope = scope(parameters(), tree("arn:aws:iam::{account}:role/reader"), Ttl::hours(1));
+    assert_eq!(some_role(&scope).as_deref(), Some("arn:aws:iam::111122223333:role/reader"));
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let faulty = json!({"role_arn": "reader", "region": "../x", "endpoint": "http://evil.example"});
+    assert_eq!(paths(faulty), ["endpoint", "role_arn", "session_policy"]);
+    assert_eq!(paths(json!("x")), [""]);
+    let mut worse = tree(ROLE);
+    worse["region"] = json!("../x");
+    worse["session_policy"]["Statement"][0]["Action"] = json!("*");
+    worse["session_policy"]["Statement"][0]["NotResource"] = json!("*");
+    assert_eq!(
+        paths(worse),
+        ["region", "session_policy.Statement[0].NotResource", "session_policy.Statement[0].Action"]
+    );
+}
+
+#[test]
+fn callers_never_choose_the_role() {
+    for role in
+        ["arn:aws:iam::111122223333:role/{dataset}", "arn:aws:iam::{dataset}:role/x".trim_end_matches("x")]
+    {
+        let Ok(template) = Template::parse(tree(role), &parameters()) else { continue };
+        let scope = Scope { target: template, ..scope(parameters(), tree(ROLE), Ttl::hours(1)) };
+        assert!(check(&scope).iter().any(|fault| fault.path == "role_arn"), "{role}");
+    }
+    for role in [
+        "arn:aws:iam::111122223333:user/x",
+        "arn:aws:iam::1111:role/x",
+        "arn:aws:iam:::role/x",
+        "arn:aws:iam::111122223333:role/",
+        "arn:aws:iam::111122223333:role/x*",
+        "arn:aws:iam::*:role/x",
+        "arn:aws:sts::111122223333:role/x",
+    ] {
+        assert_eq!(paths(tree(role)), ["role_arn"], "{role}");
+    }
+}
+
+#[test]
+fn a_scope_that_cannot_hold_a_whole_aws_session_is_refused() {
+    let faults = check(&scope(parameters(), tree(ROLE), Ttl::minutes(14)));
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].problem.contains("15m"), "{}", faults[0].problem);
+    assert_eq!(check(&scope(parameters(), tree(ROLE), Ttl::minutes(15))), []);
+}
+
+#[test]
+fn a_policy_must_fit_with_the_longest_values() {
+    let with = |resource: &str, times: usize| {
+        let mut tree = tree(ROLE);
+        tree["session_policy"] = policy(json!(vec![resource; times]));
+        paths(tree)
+    };
+    assert_eq!(with("arn:aws:s3:::corpora/{prefix}/*", 3), [""; 0]);
+    assert_eq!(with("arn:aws:s3:::corpora/{prefix}/*", 4), ["session_policy"]);
+    assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 20), [""; 0]);
+    assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 40), ["session_policy"]);
+    let long = json!({"role_arn": ROLE, "session_policy": policy(json!(["arn:aws:s3:::a"; 200].to_vec()))});
+    assert_eq!(Target::read(&long).expect_err("too long").path, "session_policy");
+}
+
+#[test]
+fn the_policy_is_sent_minified() {
+    let rendered = json!({"role_arn": ROLE, "session_policy": policy(json!("arn:aws:s3:::a/*"))});
+    let target = Target::read(&rendered).expect("a target");
+    assert_eq!(
+        target.policy,
+        r#"{"Statement":[{"Action":"s3:GetObject","Effect":"Allow","Resource":"arn:aws:s3:::a/*"}],"Version":"2012-10-17"}"#
+    );
+    assert_eq!(target.region, "");
+    assert!(Target::read(&json!({"role_arn": ROLE})).is_err());
+}
