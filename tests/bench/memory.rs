@@ -1,6 +1,6 @@
 //! What broker and agent keep in memory some time after many short tasks, each of which was given an access token.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use harness::{Running, Uid, World, WorldOptions};
@@ -40,7 +40,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::default();
     measure(&world, "at start", &mut report)?;
     say(&format!("{} tasks, {AT_ONCE} at a time", options.tasks));
+    let begun = Instant::now();
     run_tasks(&world, uid, options.tasks).await?;
+    let took = begun.elapsed().as_secs_f64();
     measure(&world, "after the last task", &mut report)?;
     say(&format!("waiting for {} s", options.seconds));
     tokio::time::sleep(Duration::from_secs(options.seconds)).await;
@@ -55,9 +57,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         leases.len()
     );
     let over = leases.iter().filter(|lease| lease.state == "ended" && lease.outcome == "verified").count();
-    report
-        .notes
-        .push(format!("{ended} tasks ended, {} tokens issued, {over} verified as taken back.", leases.len()));
+    report.notes.push(format!(
+        "{ended} tasks ended, {} tokens issued, {over} verified as taken back; the tasks took {took:.1} s.",
+        leases.len()
+    ));
     Ok(report)
 }
 

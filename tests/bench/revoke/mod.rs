@@ -68,6 +68,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     say(&format!("{} tasks with a certificate, each killed alone", options.certificates));
     add("vault/pki lease", &one_at_a_time(&site, Kind::Certificate, options.certificates).await?);
     report.notes.push(site.proof().await?);
+    report.notes.push(
+        "Ours from the exit, the peer's from the call. A task that reads secrets holds two tokens, the one behind its \
+         address and the one that is tried; the peer's holds one."
+            .to_owned(),
+    );
     Ok(report)
 }
 
