@@ -80,6 +80,20 @@ impl Drop for Scratch {
             && let Some(folder) = self.folder.take()
         {
             let _kept = folder.keep();
+            return;
+        }
+        // An agent that was killed leaves its folders for secrets mounted; what is mounted cannot be removed.
+        for mount in mounts_in(self.path()) {
+            let _still_there = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// Mount points below a folder, the innermost first (field 5 of proc_pid_mountinfo(5); our folders need no escapes).
+fn mounts_in(folder: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let mut inside: Vec<PathBuf> = points.filter(|point| point.starts_with(folder)).collect();
+    inside.reverse();
+    inside
 }

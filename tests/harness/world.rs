@@ -59,8 +59,6 @@ pub struct WorldOptions {
 
 /// All of it, running.
 pub struct World {
-    /// Where everything lies.
-    pub scratch: Scratch,
     /// The identity service.
     pub spire: Spire,
     /// Vault, if the scenario wanted one.
@@ -83,6 +81,8 @@ pub struct World {
     attest_uid: Uid,
     options: WorldOptions,
     admin: Option<BrokerClient>,
+    /// Where everything lies. Last, so that the folder goes after the processes.
+    pub scratch: Scratch,
 }
 
 impl World {
