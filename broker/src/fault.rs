@@ -22,24 +22,10 @@ pub const POINTS: [&str; 12] = [
 /// Kills the process by SIGKILL if `DAYFLY_FAULT_POINT` names this point: `name`, or `name:3` for the third time.
 #[cfg(feature = "fault-points")]
 pub fn reach(point: &'static str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    static ARMED: OnceLock<Option<(String, u32)>> = OnceLock::new();
-    static SEEN: AtomicU32 = AtomicU32::new(0);
     debug_assert!(POINTS.contains(&point), "{point} is not listed");
-    let armed = ARMED.get_or_init(|| {
-        let named = std::env::var("DAYFLY_FAULT_POINT").ok()?;
-        let (name, count) = named.split_once(':').unwrap_or((&named, "1"));
-        Some((name.to_owned(), count.parse().ok()?))
-    });
-    if let Some((name, count)) = armed
-        && name == point
-        && SEEN.fetch_add(1, Ordering::SeqCst) + 1 == *count
-    {
+    if dayfly_sys::fault::is_due(point) {
         tracing::warn!(point, "fault point reached: killing this process");
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
-            .expect("a process may kill itself");
+        dayfly_sys::fault::die();
     }
 }
 

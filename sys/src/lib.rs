@@ -10,6 +10,8 @@
 //! - [`harden`]: no core dumps, no foreign `ptrace`, private files.
 //! - [`memory_fs`]: folders for secrets that are never written to a disk.
 
+#[cfg(feature = "fault-points")]
+pub mod fault;
 pub mod fdpass;
 pub mod harden;
 pub mod memory_fs;
