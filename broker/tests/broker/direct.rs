@@ -175,3 +175,28 @@ async fn state_outlives_a_restart() {
     let client = world.connect(TRAINER).await;
     client.credentials().issue_credential(issue(&task)).await.expect("task, key and rules are still there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrowed_binding_takes_live_leases_along_if_told_so() {
+    let mut world = World::new().await;
+    let client = world.connect(TRAINER).await;
+    let task = open(&client).await;
+    let issued = client.credentials().issue_credential(issue(&task)).await.unwrap().into_inner();
+    let moved = "kind: Binding\nmetadata: {name: train-direct}\nspec: {identities: ['spiffe://example.org/train/other'], scope: direct-read, via: direct}";
+    let apply = |live: v1::LivePolicy, dry_run| v1::ApplyRequest {
+        yaml: moved.to_owned(),
+        live: live.into(),
+        dry_run,
+        ..Default::default()
+    };
+    let admin = world.connect(crate::world::ADMIN).await;
+    let state = async || {
+        let request = v1::GetLeaseRequest { lease_id: issued.lease_id.clone() };
+        admin.admin().get_lease(request).await.unwrap().into_inner().lease.unwrap().state
+    };
+    let told = world.try_apply(apply(v1::LivePolicy::Revoke, true)).await.unwrap();
+    assert_eq!(told.uncovered_lease_ids, std::slice::from_ref(&issued.lease_id));
+    assert_eq!(state().await, "active", "a dry run touches nothing");
+    world.try_apply(apply(v1::LivePolicy::Revoke, false)).await.unwrap();
+    assert_eq!(state().await, "revoking");
+}
