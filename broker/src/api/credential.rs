@@ -2,9 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use dayfly_client::Peer;
 use dayfly_domain::decision::Wish;
-use dayfly_domain::id::TaskId;
+use dayfly_domain::id::{RequestId, TaskId};
 use dayfly_domain::task::{EndCause, Task, TaskState};
 use dayfly_proto::v1;
 use dayfly_proto::v1::credential_service_server::CredentialService;
@@ -147,7 +149,7 @@ impl CredentialService for Api {
         let lineage = lineage.map_err(|e| status::of(e, id))?;
         let own = lineage.last().expect("a lineage holds the task itself");
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        let watch = Watch { broker: Arc::clone(&self.broker), task, ends };
+        let mut watch = Watch { broker: Arc::clone(&self.broker), task, peer, ends };
         match own.state {
             TaskState::Ended { at, cause } => {
                 let _ = sender.send(Ok(over(cause, at))).await;
@@ -157,10 +159,9 @@ impl CredentialService for Api {
                     deadline: Some(wire::time(deadline)),
                 });
                 let _ = sender.send(Ok(v1::WatchTaskResponse { event: Some(event) })).await;
-                let fresh = async move |now| check_fresh(&peer, now).is_ok();
                 let anchored = watch.broker.stream_anchors.begin(task);
                 self.broker.tracker.spawn(async move {
-                    watch.run(&sender, fresh, id).await;
+                    watch.run(&sender, id).await;
                     if anchored {
                         watch.broker.stream_anchors.gone(watch.task);
                     }
@@ -175,6 +176,7 @@ impl CredentialService for Api {
 struct Watch {
     broker: Arc<Broker>,
     task: TaskId,
+    peer: Arc<Peer>,
     ends: tokio::sync::broadcast::Receiver<(TaskId, EndCause)>,
 }
 
@@ -182,18 +184,14 @@ type Sender = tokio::sync::mpsc::Sender<Result<v1::WatchTaskResponse, Status>>;
 
 impl Watch {
     /// Tells of the end, or breaks off when the peer's SVID runs out: it comes again with a fresh one.
-    async fn run(
-        &self,
-        sender: &Sender,
-        fresh: impl AsyncFn(dayfly_domain::time::Timestamp) -> bool,
-        id: dayfly_domain::id::RequestId,
-    ) {
-        let mut ends = self.ends.resubscribe();
+    async fn run(&mut self, sender: &Sender, id: RequestId) {
+        // By the clock, however often tasks of others end.
+        let mut looks = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 () = sender.closed() => return,
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {
-                    if !fresh(self.broker.clock.now()).await {
+                _ = looks.tick() => {
+                    if check_fresh(&self.peer, self.broker.clock.now()).is_err() {
                         let error = OperationError::Invalid {
                             reason: "PEER_EXPIRED",
                             message: "the SVID ran out while the stream stood".to_owned(),
@@ -203,7 +201,8 @@ impl Watch {
                         return;
                     }
                 }
-                heard = ends.recv() => {
+                heard = self.ends.recv() => {
+                    // A receiver that lagged may have missed this task's end: the record tells.
                     let ours = !matches!(&heard, Ok((task, _)) if *task != self.task);
                     if ours && let Some(over) = self.read().await {
                         let _ = sender.send(Ok(over)).await;
