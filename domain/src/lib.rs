@@ -22,6 +22,7 @@ pub mod lease;
 pub mod node;
 pub mod parameter;
 pub mod pattern;
+pub mod policy;
 pub mod rules;
 pub mod schedule;
 pub mod scope;

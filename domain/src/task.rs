@@ -1,5 +1,6 @@
 //! A task's life: open until the first signal of its end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,10 @@ pub enum AnchorKind {
     Process,
     /// A direct caller's WatchTask stream.
     Stream,
+    /// Nothing yet: the task was offered to a named workload, which has not claimed it.
+    Offer,
+    /// Nothing but the deadline: a task of the HTTPS token exchange, whose caller keeps no stream.
+    Deadline,
 }
 
 impl AnchorKind {
@@ -29,6 +34,8 @@ impl AnchorKind {
             AnchorKind::CgroupOwned => "cgroup_owned",
             AnchorKind::Process => "process",
             AnchorKind::Stream => "stream",
+            AnchorKind::Offer => "offer",
+            AnchorKind::Deadline => "deadline",
         }
     }
 }
@@ -155,6 +162,13 @@ impl TaskState {
     }
 }
 
+/// A task that waits to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What its deadline becomes once it is claimed.
+    pub deadline: Timestamp,
+}
+
 /// A task as the broker keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -164,11 +178,11 @@ pub struct Task {
     pub session: SessionId,
     /// The task it was opened in, unless it is a root.
     pub parent: Option<TaskId>,
-    /// Who opened it, proven.
+    /// Who holds it: who opened it, proven; or the workload it was opened for, which alone can claim it.
     pub opened_by: SpiffeId,
-    /// The opener's stage at that moment.
+    /// The holder's stage when it was opened.
     pub stage: Stage,
-    /// The agent that opened it and alone speaks for it; none for a direct caller.
+    /// The agent that opened or claimed it and alone speaks for it; none for a direct caller.
     pub node: Option<SpiffeId>,
     /// What its life hangs on.
     pub anchor: Anchor,
@@ -178,6 +192,10 @@ pub struct Task {
     pub ceiling: Ceiling,
     /// What it is for, in its opener's words.
     pub intent: String,
+    /// What its opener calls it. Claimed.
+    pub labels: BTreeMap<String, String>,
+    /// Present while it waits for the workload it was opened for. Its deadline is then the end of the offer.
+    pub offer: Option<Offer>,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// Where it stands.

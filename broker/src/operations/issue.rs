@@ -254,6 +254,8 @@ fn promise(broker: &Broker, task: &Task, grant: &Grant, provider: &dyn Provider)
     let notice = match task.anchor.kind {
         AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.lapse_after,
         AnchorKind::Stream => broker.limits.stream_grace,
+        // Nobody is watched: the task ends when it was said to.
+        AnchorKind::Offer | AnchorKind::Deadline => Ttl::ZERO,
     };
     let late = Ttl::millis(of_target.worst_case_after_end.as_millis().saturating_add(notice.as_millis()));
     let worst_case_after_end = match of_target.revocability {

@@ -99,6 +99,8 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
         key_hash: key.as_ref().map(|key| Sha256::digest(key.expose()).into()),
         ceiling: wish.ceiling,
         intent: wish.intent,
+        labels: wish.labels,
+        offer: None,
         opened_at: request.at,
         state: TaskState::Open { deadline },
     };
@@ -121,7 +123,7 @@ fn deadline(
     anchor: AnchorKind,
 ) -> Timestamp {
     let most = match anchor {
-        AnchorKind::Stream => broker.limits.direct_task,
+        AnchorKind::Stream | AnchorKind::Offer | AnchorKind::Deadline => broker.limits.direct_task,
         AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.longest_task,
     };
     let own = request.at + asked.unwrap_or(broker.limits.default_task).min(most);

@@ -19,6 +19,7 @@ steps! {
     2 "0002_tasks_and_leases",
     3 "0003_nodes",
     4 "0004_audit",
+    5 "0005_authorization",
 }
 
 /// The steps for SQLite.

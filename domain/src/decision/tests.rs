@@ -131,6 +131,8 @@ fn task(number: u128, opener: &str, via: &Via, parent: Option<&Task>) -> Task {
         key_hash: None,
         ceiling: everything(),
         intent: String::new(),
+        labels: std::collections::BTreeMap::new(),
+        offer: None,
         opened_at: NOW - Ttl::minutes(1),
         state: TaskState::Open { deadline: NOW + Ttl::hours(2) },
     }

@@ -103,6 +103,8 @@ impl World {
             key_hash: None,
             ceiling: Ceiling::new(vec![ScopeAsk { scope: "s3-train-read".to_owned(), parameters }]),
             intent: "train 'it'".to_owned(),
+            labels: [("team".to_owned(), "a \"b\"".to_owned())].into(),
+            offer: None,
             opened_at: T0,
             state: TaskState::Open { deadline: at(3600) },
         }

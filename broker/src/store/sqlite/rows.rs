@@ -7,7 +7,7 @@ use dayfly_domain::id::LeaseId;
 use dayfly_domain::lease::{Handle, Lease, LeaseState, Outcome};
 use dayfly_domain::scope::{Promise, Revocability};
 use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::task::{EndCause, Task, TaskState};
+use dayfly_domain::task::{EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,6 +109,8 @@ pub(super) fn task(row: &SqliteRow) -> Result<Task, StoreError> {
         key_hash,
         ceiling: row.json("ceiling")?,
         intent: row.text("intent")?,
+        labels: row.json("labels")?,
+        offer: row.maybe_time("offer_deadline")?.map(|deadline| Offer { deadline }),
         opened_at: row.time("opened_at")?,
         state,
     })

@@ -35,15 +35,15 @@ impl Verb for OpenTask {
         const ROOT: &str = "
             INSERT INTO tasks
                 (id, session, opened_by, stage, node, anchor, key_hash, ceiling, intent, opened_at, deadline, parent,
-                 lapses_at, state)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $11, 'open')";
+                 labels, offer_deadline, lapses_at, state)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $11, 'open')";
         // The parent is open only while all above it are: an end takes the whole tree. Their deadlines may come before
         // the end does, so the earliest of them is kept in every task.
         const CHILD: &str = "
             INSERT INTO tasks
                 (id, session, opened_by, stage, node, anchor, key_hash, ceiling, intent, opened_at, deadline, parent,
-                 lapses_at, state)
-            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, id, MIN($11, lapses_at), 'open'
+                 labels, offer_deadline, lapses_at, state)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, id, $13, $14, MIN($11, lapses_at), 'open'
             FROM tasks
             WHERE id = $12
               AND session = $2
@@ -66,7 +66,9 @@ impl Verb for OpenTask {
             .bind(&task.intent)
             .bind(task.opened_at.unix_millis())
             .bind(deadline.unix_millis())
-            .bind(task.parent.map(|parent| parent.to_string()));
+            .bind(task.parent.map(|parent| parent.to_string()))
+            .bind(json(&task.labels))
+            .bind(task.offer.map(|offer| offer.deadline.unix_millis()));
         if tx.write("open a task", sql).await? == 0 {
             return Err(StoreError::TaskNotOpen);
         }
