@@ -8,6 +8,7 @@ pub mod dev;
 pub mod manual;
 pub mod minio;
 pub mod moto;
+pub mod opa;
 pub mod parts;
 pub mod ports;
 pub mod postgres;
@@ -24,6 +25,7 @@ pub mod world;
 
 pub use minio::Minio;
 pub use moto::Moto;
+pub use opa::Opa;
 pub use postgres::Postgres;
 pub use process::{Program, Running};
 pub use proxy::{Answers, TcpProxy};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use harness::{
-    Answers, Entry, Minio, Moto, Postgres, Python, Spire, SpireOptions, StaticSite, TcpProxy, Uid, Vault,
-    eventually,
+    Answers, Entry, Minio, Moto, Opa, Postgres, Python, Scratch, Spire, SpireOptions, StaticSite, TcpProxy,
+    Uid, Vault, eventually, opa,
 };
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -154,6 +154,34 @@ async fn moto_answers_boto3() {
     let account = Python::find().unwrap().script(script).env("E", moto.url()).output().await.unwrap();
     assert_eq!(account.trim(), "123456789012");
 }
+
+#[tokio::test]
+async fn opa_answers_a_batch_though_one_input_breaks_it() {
+    let (opa, scratch) = (Opa::find().unwrap(), Scratch::new().unwrap());
+    let policies = [scratch.file("p.rego", 0o644, POLICY).unwrap()];
+    let inputs: Vec<Value> = (0..100).map(|n| json!({ "n": n })).collect();
+
+    let answers = opa.answers(&policies, "data.p.size", &inputs).await.unwrap();
+    assert_eq!(answers[41], opa::Answer::Value(json!("small")));
+    assert!(matches!(&answers[42], opa::Answer::Error(why) if why.contains("conflict")), "{:?}", answers[42]);
+    assert_eq!(answers[43], opa::Answer::Undefined);
+    assert_eq!(answers[99], opa::Answer::Value(json!("big")));
+
+    let tested = opa.test(&policies).await.unwrap();
+    let failed: Vec<_> = tested.iter().filter(|test| test.fail).map(|test| test.name.as_str()).collect();
+    assert_eq!((tested.len(), failed), (2, vec!["test_wrong"]));
+    assert_eq!(opa.unformatted(&policies).await.unwrap(), policies);
+}
+
+const POLICY: &str = r#"package p
+
+size := "small" if input.n <= 42
+size := "big" if input.n == 42
+size := "big" if input.n > 50
+
+test_right if { size == "small" with input as {"n": 1} }
+test_wrong if { size == "big" with input as {"n": 1} }
+"#;
 
 #[tokio::test]
 async fn postgres_starts_empty() {
