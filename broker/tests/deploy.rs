@@ -100,7 +100,7 @@ spec: {agents: \"spiffe://example.org/node/*\", workloads: [\"spiffe://example.o
     let scope = rules.scope("plain").unwrap();
     assert_eq!(scope.ttl.max, scope.ttl.default);
     let trainer = "spiffe://example.org/training/a".parse().unwrap();
-    let binding = rules.bindings_on("plain", &trainer).next().unwrap();
+    let binding = rules.bindings_on("plain", &trainer)[0];
     let node = rules.node(&"spiffe://example.org/node/n1".parse().unwrap()).unwrap();
     let rows = [
         DefaultRow::new("spec.ttl.default", scope.ttl.default, "Scope"),
@@ -277,11 +277,14 @@ fn the_example_documents_compile_together() {
         [("index-query", "training/llm"), ("s3-train-read", "training/llm"), ("kb-read", "retrieval/ranker")]
     {
         let id = format!("spiffe://example.org/{id}").parse().unwrap();
-        assert!(rules.bindings_on(scope, &id).any(|binding| binding.may_use), "{scope} for {id}");
+        assert!(rules.bindings_on(scope, &id).iter().any(|binding| binding.may_use), "{scope} for {id}");
     }
     let planner = "spiffe://example.org/inference/planner".parse().unwrap();
     assert!(
-        rules.bindings_on("index-query", &planner).all(|binding| !binding.may_use && binding.may_delegate)
+        rules
+            .bindings_on("index-query", &planner)
+            .iter()
+            .all(|binding| !binding.may_use && binding.delegate.is_some())
     );
 }
 

@@ -12,8 +12,10 @@
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`audit`] | records and their hash chain |
 
+pub mod approval;
 pub mod audit;
 pub mod binding;
+pub mod binding_index;
 pub mod caller;
 pub mod decision;
 pub mod document;
@@ -22,6 +24,7 @@ pub mod lease;
 pub mod node;
 pub mod parameter;
 pub mod pattern;
+pub mod pattern_index;
 pub mod policy;
 pub mod rules;
 pub mod schedule;

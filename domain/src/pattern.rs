@@ -76,6 +76,20 @@ impl SpiffePattern {
             }
     }
 
+    /// The segments, `None` for `*`, and whether one or more further segments follow.
+    pub(crate) fn segments(&self) -> (impl Iterator<Item = Option<&str>>, bool) {
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Exact(text) => Some(text.as_str()),
+            Segment::Any => None,
+        });
+        (segments, self.open_ended)
+    }
+
+    /// Whether the pattern ends in `**` right behind the trust domain: it takes in every identity of it.
+    pub fn is_whole_trust_domain(&self) -> bool {
+        self.segments.is_empty() && self.open_ended
+    }
+
     /// The trust domain all matched ids are of.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain

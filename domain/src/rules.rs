@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::approval::Approval;
 use crate::binding::Binding;
+use crate::binding_index::BindingIndex;
 use crate::node::{NodeRule, TrustDomainRule};
+use crate::parameter::Parameters;
 use crate::pattern::SpiffePattern;
-use crate::scope::Scope;
+use crate::pattern_index::PatternIndex;
+use crate::policy::Judge;
+use crate::scope::{Scope, ScopeAsk};
 use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
+use crate::time::Timestamp;
 
 /// Patterns of the identities that fill a stage.
 #[derive(Clone, Debug)]
@@ -30,9 +36,12 @@ pub struct Rules {
     pub digest: String,
     trust_domains: Vec<TrustDomainRule>,
     stages: Vec<StageRule>,
+    stage_index: PatternIndex<Vec<Stage>>,
     scopes: BTreeMap<String, Arc<Scope>>,
-    bindings: HashMap<String, Vec<Arc<Binding>>>,
+    bindings: HashMap<String, BindingIndex>,
     nodes: Vec<NodeRule>,
+    judge: Option<Arc<dyn Judge>>,
+    approvals: HashMap<SpiffeId, Vec<Approval>>,
 }
 
 impl Rules {
@@ -47,17 +56,72 @@ impl Rules {
         nodes: Vec<NodeRule>,
     ) -> Self {
         let scopes = scopes.into_iter().map(|scope| (scope.name.clone(), Arc::new(scope))).collect();
-        let mut by_scope: HashMap<String, Vec<Arc<Binding>>> = HashMap::new();
+        let mut by_scope: HashMap<String, BindingIndex> = HashMap::new();
         for binding in bindings {
-            by_scope.entry(binding.scope.clone()).or_default().push(Arc::new(binding));
+            by_scope.entry(binding.scope.clone()).or_default().add(Arc::new(binding));
         }
-        Self { revision, digest, trust_domains, stages, scopes, bindings: by_scope, nodes }
+        let mut stage_index = PatternIndex::<Vec<Stage>>::default();
+        for (rule, pattern) in stages.iter().flat_map(|rule| rule.patterns.iter().map(move |p| (rule, p))) {
+            stage_index.entry(pattern).push(rule.stage);
+        }
+        Self {
+            revision,
+            digest,
+            trust_domains,
+            stages,
+            stage_index,
+            scopes,
+            bindings: by_scope,
+            nodes,
+            judge: None,
+            approvals: HashMap::new(),
+        }
+    }
+
+    /// The same rules with these policies.
+    #[must_use]
+    pub fn with_judge(self, judge: Arc<dyn Judge>) -> Self {
+        Self { judge: Some(judge), ..self }
+    }
+
+    /// The same rules with these approvals in place of those there were.
+    #[must_use]
+    pub fn with_approvals(self, approvals: Vec<Approval>) -> Self {
+        let mut by_identity: HashMap<SpiffeId, Vec<Approval>> = HashMap::new();
+        for approval in approvals {
+            by_identity.entry(approval.identity.clone()).or_default().push(approval);
+        }
+        Self { approvals: by_identity, ..self }
+    }
+
+    /// The policies, if any stand.
+    pub fn judge(&self) -> Option<&Arc<dyn Judge>> {
+        self.judge.as_ref()
+    }
+
+    /// The approval that allows the ask now. The one that stands longest, of several.
+    pub fn approval(
+        &self,
+        id: &SpiffeId,
+        ask: &ScopeAsk,
+        scope: &Scope,
+        now: Timestamp,
+    ) -> Option<&Approval> {
+        let of_identity = self.approvals.get(id).into_iter().flatten();
+        of_identity.filter(|one| one.allows(id, ask, &scope.digest, now)).max_by_key(|one| one.until)
     }
 
     /// The stage an identity fills, if its trust domain may fill it.
     pub fn stage_of(&self, id: &SpiffeId) -> Option<Stage> {
-        let rule = self.stages.iter().find(|rule| rule.patterns.iter().any(|pattern| pattern.matches(id)))?;
-        self.trust_domains.iter().any(|domain| domain.admits(id, rule.stage)).then_some(rule.stage)
+        // One identity fills one stage: overlapping patterns of two stages are refused when they are applied.
+        let mut stage = None;
+        self.stage_index.each(id, &mut |stages: &Vec<Stage>| stage = stage.or(stages.first().copied()));
+        stage.filter(|stage| self.trust_domains.iter().any(|domain| domain.admits(id, *stage)))
+    }
+
+    /// Which patterns fill which stage.
+    pub fn stages(&self) -> &[StageRule] {
+        &self.stages
     }
 
     /// What an agent may do: it fills stage `node`, and a node rule is for it.
@@ -76,27 +140,42 @@ impl Rules {
         self.scopes.values()
     }
 
-    /// Names of the scopes that are not what they are in the other rules: their own document, a binding on them, or who
-    /// fills which stage.
+    /// Every binding on a scope, by name.
+    pub fn bindings_of(&self, scope: &str) -> &[Arc<Binding>] {
+        self.bindings.get(scope).map_or(&[], BindingIndex::all)
+    }
+
+    /// The bindings on a scope that are for this identity, by name.
+    pub fn bindings_on(&self, scope: &str, id: &SpiffeId) -> Vec<&Arc<Binding>> {
+        self.bindings.get(scope).map(|index| index.of(id)).unwrap_or_default()
+    }
+
+    /// The bindings on a scope that are for this identity and may allow these values, by name.
+    pub fn bindings_fitting(
+        &self,
+        scope: &str,
+        id: &SpiffeId,
+        parameters: &Parameters,
+    ) -> Vec<&Arc<Binding>> {
+        self.bindings.get(scope).map(|index| index.fitting(id, parameters)).unwrap_or_default()
+    }
+
+    /// Names of the scopes that are not what they are in the other rules: their own document, a binding on them, a policy
+    /// for them, or who fills which stage.
     pub fn scopes_unlike(&self, other: &Rules) -> Vec<String> {
         let stages =
             |rules: &Rules| rules.stages.iter().map(|rule| rule.digest.clone()).collect::<BTreeSet<_>>();
         let other_stages = stages(self) != stages(other);
         let of = |rules: &Rules, name: &str| {
-            let bindings =
-                rules.bindings.get(name).into_iter().flatten().map(|binding| binding.digest.clone());
-            (rules.scopes.get(name).map(|scope| scope.digest.clone()), bindings.collect::<BTreeSet<_>>())
+            let bindings = rules.bindings_of(name).iter().map(|binding| binding.digest.clone());
+            let policies = rules.judge().map(|judge| judge.of_scope(name)).unwrap_or_default();
+            (
+                rules.scopes.get(name).map(|scope| scope.digest.clone()),
+                bindings.collect::<BTreeSet<_>>(),
+                policies,
+            )
         };
         let names: BTreeSet<&String> = self.scopes.keys().chain(other.scopes.keys()).collect();
         names.into_iter().filter(|name| other_stages || of(self, name) != of(other, name)).cloned().collect()
-    }
-
-    /// The bindings on a scope that are for this identity.
-    pub fn bindings_on<'a>(
-        &'a self,
-        scope: &str,
-        id: &'a SpiffeId,
-    ) -> impl Iterator<Item = &'a Arc<Binding>> {
-        self.bindings.get(scope).into_iter().flatten().filter(move |binding| binding.is_for(id))
     }
 }

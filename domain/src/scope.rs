@@ -25,12 +25,21 @@ pub struct Scope {
     pub ttl: TtlLimits,
     /// The anchor that a task must have for it, if any is demanded.
     pub anchor: Option<AnchorKind>,
+    /// Whether a second admin must have approved each use of it.
+    pub approval: Option<ApprovalRule>,
     /// The provider that issues it: `token`, `vault`, `aws`.
     pub provider: String,
     /// What the provider makes of it; its keys are the provider's own.
     pub target: Template,
     /// SHA-256 of the document it was written in, hexadecimal.
     pub digest: String,
+}
+
+/// What a scope asks of approvals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApprovalRule {
+    /// The longest an approval may stand.
+    pub max: Ttl,
 }
 
 /// How long the credentials of a scope live.

@@ -65,6 +65,23 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The text is not a moment.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("not a moment: write it like 2026-12-01T08:00:00Z (RFC 3339)")]
+pub struct NotAMoment;
+
+impl std::str::FromStr for Timestamp {
+    type Err = NotAMoment;
+
+    fn from_str(text: &str) -> Result<Self, NotAMoment> {
+        let moment: jiff::Timestamp = Some(text)
+            .filter(|text| text.len() <= 64)
+            .and_then(|text| text.parse().ok())
+            .ok_or(NotAMoment)?;
+        Ok(Self(moment.as_millisecond()))
+    }
+}
+
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

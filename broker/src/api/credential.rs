@@ -92,7 +92,7 @@ impl CredentialService for Api {
         let issue = IssueCredential {
             task: wire::task_id(&asked.task_id, id)?,
             key: wire::key(asked.task_key),
-            wish: Wish { ask: wire::ask(asked.scope, id)?, ttl: wire::span(asked.ttl, id)? },
+            wish: Wish { ask: wire::ask(asked.scope, id)?, ttl: wire::span(asked.ttl, id)?, act: None },
             renews: None,
         };
         let answer = issue::issue(&self.broker, request, issue).await.map_err(|e| status::of(e, id))?;

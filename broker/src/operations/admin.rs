@@ -18,6 +18,8 @@ pub enum Verb {
     Revoke,
     /// Change documents.
     Apply,
+    /// Say yes to what another admin requested.
+    Approve,
 }
 
 impl Verb {
@@ -27,6 +29,7 @@ impl Verb {
             Verb::Read => "admin.read",
             Verb::Revoke => "admin.revoke",
             Verb::Apply => "admin.apply",
+            Verb::Approve => "admin.approve",
         }
     }
 
@@ -36,6 +39,7 @@ impl Verb {
             Verb::Read => "read",
             Verb::Revoke => "revoke",
             Verb::Apply => "apply",
+            Verb::Approve => "approve",
         }
     }
 }
@@ -63,9 +67,11 @@ impl Admin {
     /// Whether this admin has the verb.
     pub fn may(&self, verb: Verb) -> bool {
         match (self, verb) {
-            (Admin::Root(_) | Admin::Bound(_), Verb::Read | Verb::Revoke | Verb::Apply) => true,
+            (Admin::Root(_) | Admin::Bound(_), Verb::Read | Verb::Revoke | Verb::Apply | Verb::Approve) => {
+                true
+            }
             (Admin::BreakGlass, Verb::Read | Verb::Revoke) => true,
-            (Admin::BreakGlass, Verb::Apply) => false,
+            (Admin::BreakGlass, Verb::Apply | Verb::Approve) => false,
         }
     }
 }
@@ -78,8 +84,9 @@ pub fn admit(broker: &Broker, peer: &Peer, verb: Verb) -> Result<Admin, Operatio
         return Ok(Admin::Root(id));
     }
     let rules = broker.rules.load();
+    let now = broker.clock.now();
     let bound = rules.stage_of(&id) == Some(Stage::Admin)
-        && rules.bindings_on(verb.scope(), &id).any(|binding| binding.may_use);
+        && rules.bindings_on(verb.scope(), &id).iter().any(|one| one.may_use && one.stands(now));
     if bound {
         Ok(Admin::Bound(id))
     } else {

@@ -313,15 +313,16 @@ async fn check_targets(
 /// Live leases that no binding of the new rules carries.
 async fn uncovered(broker: &Broker, rules: &Rules) -> Result<Vec<LeaseId>, OperationError> {
     let live = broker.store.leases(LeaseFilter { limit: u32::MAX, ..LeaseFilter::default() }).await?;
+    let now = broker.clock.now();
     let carried = |lease: &dayfly_domain::lease::Lease| {
         let scope = rules.scope(&lease.scope);
         let stage = rules.stage_of(&lease.spiffe_id);
         scope.zip(stage).is_some_and(|(scope, stage)| {
             scope.stages.contains(&stage)
                 && dayfly_domain::parameter::check(&scope.parameters, &lease.parameters).is_ok()
-                && rules
-                    .bindings_on(&lease.scope, &lease.spiffe_id)
-                    .any(|binding| binding.may_use && binding.allows(&lease.parameters))
+                && rules.bindings_fitting(&lease.scope, &lease.spiffe_id, &lease.parameters).iter().any(
+                    |binding| binding.may_use && binding.allows(&lease.parameters) && binding.stands(now),
+                )
         })
     };
     let open = live.into_iter().map(|row| row.lease).filter(|lease| {

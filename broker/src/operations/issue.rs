@@ -3,11 +3,14 @@
 //! The lease's row stands before the target hears of it. Once begun the operation runs to its end though the client
 //! hangs up; an answer that could not be delivered ends its lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dayfly_domain::audit::Record;
 use dayfly_domain::decision::{self, Decision, Grant, Wish};
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::schedule;
 use dayfly_domain::scope::{Promise, Revocability};
 use dayfly_domain::secret::Secret;
@@ -15,7 +18,7 @@ use dayfly_domain::task::{AnchorKind, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::Value;
 
-use super::{Broker, OperationError, Request, decision_record};
+use super::{Asked, Broker, OperationError, Request};
 use crate::fault_point;
 use crate::providers::{Credential, IssueError, Issued, Order, Provider};
 use crate::store::{LeaseLimits, NewLease};
@@ -69,7 +72,8 @@ pub(super) async fn run(
     asked: IssueCredential,
 ) -> Result<Answer, OperationError> {
     let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
-    let grant = decide(broker, request, &lineage, &asked.wish).await?;
+    let wish = &asked.wish;
+    let grant = decide(broker, request, "issue", &lineage, wish).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
     let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
     let target = render(&grant)?;
@@ -88,9 +92,9 @@ pub(super) async fn run(
     let promise = lease.promise;
     fault_point!("issue.before_open");
     let (lease, issued) = if provider.is_local() {
-        issue_locally(broker, request, &grant, lease, provider.as_ref(), &order).await?
+        issue_locally(broker, request, wish, &grant, lease, provider.as_ref(), &order).await?
     } else {
-        issue_at_target(broker, request, &grant, lease, provider.as_ref(), &order).await?
+        issue_at_target(broker, request, wish, &grant, lease, provider.as_ref(), &order).await?
     };
     fault_point!("issue.before_answer");
     broker.metrics.issued(provider.name());
@@ -109,6 +113,7 @@ pub(super) async fn run(
 pub(super) async fn decide(
     broker: &Broker,
     request: &Request,
+    what: &'static str,
     lineage: &[Task],
     wish: &Wish,
 ) -> Result<Grant, OperationError> {
@@ -116,7 +121,8 @@ pub(super) async fn decide(
     match decision::decide(&rules, &request.caller, lineage, wish, request.at) {
         Decision::Allow(grant) => Ok(grant),
         Decision::Deny(denial) => {
-            broker.record_denial(request, "issue", &wish.ask.scope, &denial).await;
+            let task = lineage.last().map(|task| task.id);
+            broker.record_denial(request, &Asked::wish(what, task, wish), &denial).await;
             Err(OperationError::Denied(denial))
         }
     }
@@ -126,6 +132,7 @@ pub(super) async fn decide(
 async fn issue_locally(
     broker: &Broker,
     request: &Request,
+    wish: &Wish,
     grant: &Grant,
     mut lease: Lease,
     provider: &dyn Provider,
@@ -134,7 +141,7 @@ async fn issue_locally(
     let issued = provider.issue(order).await.map_err(OperationError::Provider)?;
     lease.state = LeaseState::Active { expires_at: issued.expires_at, handle: issued.handle.clone() };
     let id = lease.id;
-    open_lease(broker, request, grant, lease).await?;
+    open_lease(broker, request, wish, grant, lease).await?;
     fault_point!("issue.after_commit");
     Ok((id, issued))
 }
@@ -143,6 +150,7 @@ async fn issue_locally(
 async fn issue_at_target(
     broker: &Broker,
     request: &Request,
+    wish: &Wish,
     grant: &Grant,
     lease: Lease,
     provider: &dyn Provider,
@@ -150,7 +158,7 @@ async fn issue_at_target(
 ) -> Result<(LeaseId, Issued), OperationError> {
     let id = lease.id;
     let task = lease.task;
-    open_lease(broker, request, grant, lease).await?;
+    open_lease(broker, request, wish, grant, lease).await?;
     fault_point!("issue.after_pending");
     let answered = provider.issue(order).await;
     fault_point!("issue.after_target");
@@ -188,6 +196,7 @@ async fn issue_at_target(
 async fn open_lease(
     broker: &Broker,
     request: &Request,
+    wish: &Wish,
     grant: &Grant,
     lease: Lease,
 ) -> Result<(), OperationError> {
@@ -195,22 +204,9 @@ async fn open_lease(
     let node = request.caller.via.node().cloned();
     let of_node =
         node.as_ref().and_then(|node| broker.rules.load().node(node).map(|rule| rule.max_live_leases));
-    let decision = decision_record("decision.allow", "issue", request)
+    let decision = allow_record("issue", request, task, wish, grant)
         .with("lease_id", lease.id)
-        .with("task_id", task)
-        .with("session_id", lease.session)
-        .with("scope", &grant.ask.scope)
-        .with("parameters", &grant.ask.parameters)
-        .with("ttl", grant.ttl)
-        .with("binding", &grant.binding)
-        .with("chain", &grant.chain)
-        .with(
-            "digests",
-            serde_json::json!({
-                "rules": grant.rules_digest, "scope": grant.scope.digest, "binding": grant.binding_digest,
-            }),
-        )
-        .with("revision", grant.revision);
+        .with("session_id", lease.session);
     let limits = LeaseLimits {
         per_identity: broker.limits.live_leases_per_identity,
         per_node: of_node.unwrap_or(u32::MAX),
@@ -219,6 +215,41 @@ async fn open_lease(
     match broker.store.open_lease(new, request.at).await {
         Err(crate::store::StoreError::TaskNotOpen) => Err(OperationError::task_not_open(task)),
         other => Ok(other?),
+    }
+}
+
+/// The record of an allow: what was asked, what was granted, and the digests of everything it was made from.
+pub(super) fn allow_record(
+    what: &'static str,
+    request: &Request,
+    task: TaskId,
+    wish: &Wish,
+    grant: &Grant,
+) -> Record {
+    let policies: BTreeMap<&str, &str> =
+        grant.policies.iter().map(|(n, d)| (n.as_str(), d.as_str())).collect();
+    let record = Asked::wish(what, Some(task), wish)
+        .record("decision.allow", request)
+        .with("ttl", grant.ttl)
+        .with("binding", &grant.binding)
+        .with("chain", &grant.chain)
+        .with(
+            "digests",
+            serde_json::json!({
+                "rules": grant.rules_digest,
+                "scope": grant.scope.digest,
+                "binding": grant.binding_digest,
+                "policies": policies,
+            }),
+        )
+        .with("revision", grant.revision);
+    let record = match grant.narrowing == Narrowing::default() {
+        true => record,
+        false => record.with("narrowing", &grant.narrowing),
+    };
+    match &grant.approval {
+        Some(approval) => record.with("approval", approval),
+        None => record,
     }
 }
 

@@ -12,21 +12,23 @@ pub mod renew;
 pub mod revoke;
 pub mod stream_anchor;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::caller::Caller;
-use dayfly_domain::decision::Denial;
+use dayfly_domain::decision::{Act, Denial, Wish};
 use dayfly_domain::id::{LeaseId, RequestId, TaskId};
 use dayfly_domain::node::TrustDomainRule;
+use dayfly_domain::parameter::{MAX_PARAMETERS, MAX_PATH};
 use dayfly_domain::rules::Rules;
-use dayfly_domain::scope::Scope;
+use dayfly_domain::scope::{Scope, ScopeAsk};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::Task;
-use dayfly_domain::time::Timestamp;
+use dayfly_domain::time::{Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
@@ -131,16 +133,18 @@ impl Broker {
     }
 
     /// Writes the record of a denial, or counts it where equal ones came too often.
-    pub async fn record_denial(&self, request: &Request, what: &str, scope: &str, denial: &Denial) {
+    pub async fn record_denial(&self, request: &Request, asked: &Asked<'_>, denial: &Denial) {
         self.metrics.denied(denial.reason);
+        let scope = asked.ask.map_or("", |ask| ask.scope.as_str());
         if !self.denials.admit(&request.caller.spiffe_id, denial.reason, scope, request.at) {
             return;
         }
-        let record = decision_record("decision.deny", what, request)
-            .with("scope", scope.chars().take(128).collect::<String>())
+        let record = asked
+            .record("decision.deny", request)
             .with("reason", denial.reason)
             .with("message", &denial.message)
-            .with("trace", &denial.trace);
+            .with("trace", &denial.trace)
+            .with("revision", self.rules.load().revision);
         if let Err(error) = self.store.write_records(vec![record]).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a denial could not be recorded");
         }
@@ -165,6 +169,55 @@ impl Ledger for Broker {
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
         self.store.lease(id).await
     }
+}
+
+/// What a request asked for: enough to decide it once more.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// `open_task`, `issue`, `renew` …
+    pub what: &'static str,
+    /// The task it was asked under.
+    pub task: Option<TaskId>,
+    /// Scope and values.
+    pub ask: Option<&'a ScopeAsk>,
+    /// How long it was wanted for.
+    pub ttl: Option<Ttl>,
+    /// The action, where no credential was asked for.
+    pub act: Option<&'a Act>,
+}
+
+impl<'a> Asked<'a> {
+    /// A wish under a task.
+    pub fn wish(what: &'static str, task: Option<TaskId>, wish: &'a Wish) -> Self {
+        Self { what, task, ask: Some(&wish.ask), ttl: wish.ttl, act: wish.act.as_ref() }
+    }
+
+    /// The beginning of its decision's record. What a caller wrote is cut to a bounded length.
+    pub fn record(&self, event: &'static str, request: &Request) -> Record {
+        let mut record = decision_record(event, self.what, request);
+        if let Some(task) = self.task {
+            record = record.with("task_id", task);
+        }
+        if let Some(ask) = self.ask {
+            let values = ask.parameters.iter().take(MAX_PARAMETERS);
+            let values: BTreeMap<String, String> = values.map(|(k, v)| (cut(k), cut(v))).collect();
+            record = record.with("scope", cut(&ask.scope)).with("parameters", values);
+        }
+        if let Some(ttl) = self.ttl {
+            record = record.with("asked_ttl", ttl);
+        }
+        match self.act {
+            Some(act) => record.with("action", cut(&act.action)).with("artifact", &act.artifact),
+            None => record,
+        }
+    }
+}
+
+/// The longest text of a caller that a record holds.
+const LONGEST_CLAIM: usize = MAX_PATH;
+
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST_CLAIM).collect()
 }
 
 /// The beginning of every decision's record.

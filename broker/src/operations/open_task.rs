@@ -13,7 +13,7 @@ use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 
-use super::{Broker, OperationError, Request, decision_record};
+use super::{Asked, Broker, OperationError, Request, decision_record};
 
 /// What was asked, checked for form.
 #[derive(Debug)]
@@ -69,8 +69,9 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     let rules = broker.rules.load();
     let anchor = check_anchor(&rules, request, wish.anchor)?;
     if let Err(denial) = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at) {
-        let first = wish.ceiling.lines().first().map_or("", |line| line.scope.as_str());
-        broker.record_denial(request, "open_task", first, &denial).await;
+        let asked =
+            Asked { what: "open_task", task: None, ask: wish.ceiling.lines().first(), ttl: None, act: None };
+        broker.record_denial(request, &asked, &denial).await;
         return Err(OperationError::Denied(denial));
     }
     let id = TaskId::new(request.at, rand::random());

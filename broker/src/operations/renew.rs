@@ -10,7 +10,7 @@ use dayfly_domain::scope::ScopeAsk;
 use dayfly_domain::secret::Secret;
 
 use super::issue::{self, Answer, IssueCredential};
-use super::{Broker, OperationError, Request, decision_record};
+use super::{Broker, OperationError, Request};
 use crate::fault_point;
 use crate::providers::{IssueError, Provider, Renewal};
 
@@ -48,8 +48,9 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
     let wish = Wish {
         ask: ScopeAsk { scope: lease.scope.clone(), parameters: lease.parameters.clone() },
         ttl: None,
+        act: None,
     };
-    let grant = match issue::decide(broker, request, &lineage, &wish).await {
+    let grant = match issue::decide(broker, request, "renew", &lineage, &wish).await {
         Ok(grant) => grant,
         Err(denied) => {
             take_back(broker, request, lease.id).await?;
@@ -59,7 +60,7 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
     let provider =
         broker.catalogue().get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
     match provider.renewal(&grant.scope) {
-        Renewal::InPlace => extend(broker, request, &lease, &grant, provider.as_ref()).await,
+        Renewal::InPlace => extend(broker, request, &wish, &lease, &grant, provider.as_ref()).await,
         Renewal::Reissue => {
             let anew = IssueCredential { task: asked.task, key: asked.key, wish, renews: Some(lease.id) };
             let answer = issue::run(broker, request, anew).await?;
@@ -73,16 +74,13 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
 async fn extend(
     broker: &Broker,
     request: &Request,
+    wish: &Wish,
     lease: &Lease,
     grant: &Grant,
     provider: &dyn Provider,
 ) -> Result<Answer, OperationError> {
     let latest = broker.clock.now() + grant.ttl;
-    let decision = decision_record("decision.allow", "renew", request)
-        .with("lease_id", lease.id)
-        .with("binding", &grant.binding)
-        .with("revision", grant.revision)
-        .with("rules_digest", &grant.rules_digest);
+    let decision = issue::allow_record("renew", request, lease.task, wish, grant).with("lease_id", lease.id);
     broker.store.write_records(vec![decision]).await?;
     let stands = broker
         .store

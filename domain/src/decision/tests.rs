@@ -6,7 +6,9 @@ use crate::document;
 use crate::id::{SessionId, TaskId};
 use crate::node::TrustDomainRule;
 use crate::parameter::Parameters;
+use crate::scope::Ceiling;
 use crate::stage::Stage;
+use crate::task::AnchorKind;
 use crate::task::{Anchor, TaskState};
 
 const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
@@ -54,7 +56,7 @@ spec: {identities: ["spiffe://example.org/tool/*"], scope: data-read}
 ---
 kind: Binding
 metadata: {name: planner-delegates}
-spec: {identities: ["spiffe://example.org/infer/planner"], scope: data-read, grants: [delegate]}
+spec: {identities: ["spiffe://example.org/infer/planner"], scope: data-read, grants: [delegate], delegate: {to: ["spiffe://example.org/tool/*"]}}
 ---
 kind: Binding
 metadata: {name: owned}
@@ -175,7 +177,8 @@ fn callers_scopes_and_chains_are_as_the_golden_matrix_says() {
         }
         let caller = caller(&rules, who, via.clone());
         for (name, ask) in &asks {
-            let decision = decide(&rules, &caller, &lineage, &Wish { ask: ask.clone(), ttl: None }, NOW);
+            let decision =
+                decide(&rules, &caller, &lineage, &Wish { ask: ask.clone(), ttl: None, act: None }, NOW);
             let tree = openers.join(" > ");
             let row = format!("{who} ({}) in {tree}", via.name());
             writeln!(table, "{row:<44} | {name:<19} | {}", shown(&decision)).expect("writing to a string");
@@ -196,7 +199,7 @@ fn changed(change: impl FnOnce(&mut Caller, &mut Vec<Task>, &mut Wish)) -> Optio
     let rules = rules_of(RULES);
     let mut caller = caller(&rules, "train/a", node());
     let mut lineage = vec![task(1, "train/a", &node(), None)];
-    let mut wish = Wish { ask: ask("data-read", Some("corpus-7")), ttl: None };
+    let mut wish = Wish { ask: ask("data-read", Some("corpus-7")), ttl: None, act: None };
     change(&mut caller, &mut lineage, &mut wish);
     reason(&decide(&rules, &caller, &lineage, &wish, NOW))
 }
@@ -232,7 +235,7 @@ fn a_credential_never_outlives_its_task() {
     let caller = caller(&rules, "train/a", node());
     let mut own = task(1, "train/a", &node(), None);
     own.state = TaskState::Open { deadline: NOW + Ttl::seconds(90) };
-    let wish = Wish { ask: ask("data-read", Some("corpus-7")), ttl: None };
+    let wish = Wish { ask: ask("data-read", Some("corpus-7")), ttl: None, act: None };
     match decide(&rules, &caller, &[own], &wish, NOW) {
         Decision::Allow(grant) => assert_eq!(grant.ttl, Ttl::seconds(90)),
         Decision::Deny(denial) => panic!("{denial:?}"),
@@ -258,7 +261,7 @@ fn the_caller_is_not_told_which_rule_failed() {
     let caller = caller(&rules, "train/a", node());
     let lineage = [task(1, "train/a", &node(), None)];
     let told = |scope: &str, dataset| {
-        let wish = Wish { ask: ask(scope, dataset), ttl: None };
+        let wish = Wish { ask: ask(scope, dataset), ttl: None, act: None };
         match decide(&rules, &caller, &lineage, &wish, NOW) {
             Decision::Deny(denial) => denial.message.replace(scope, "S"),
             Decision::Allow(_) => panic!("expected a denial"),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Document;
 use super::fields::{Fields, Sink};
-use crate::binding::{AllowedValues, Binding, Start, ViaRule};
+use crate::binding::{AllowedValues, Binding, Delegation, Start, ViaRule};
 use crate::parameter::WholePattern;
 use crate::time::Ttl;
 
@@ -35,11 +35,30 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
     for other in grants.iter().filter(|grant| !matches!(grant.as_str(), "use" | "delegate")) {
         sink.fault("spec.grants", format!("{other:?} is not one of use, delegate"));
     }
+    let delegate = read_delegation(&mut spec, sink);
     let parameters = read_parameters(&mut spec, sink);
     let start = spec.choice("start", &[("root", Start::Root), ("under_parent", Start::UnderParent)], sink);
     let via = spec.choice("via", &[("agent", ViaRule::Agent), ("direct", ViaRule::Direct)], sink);
     let max_task = spec.span("max_task", DEFAULT_MAX_TASK, sink);
+    let until = spec.moment("until", sink);
+    let ticket = spec.optional_text("ticket", sink).unwrap_or_default();
+    let owner = spec.optional_text("owner", sink).unwrap_or_default();
     spec.finish(sink);
+    let hands_on = grants.iter().any(|grant| grant == "delegate");
+    if hands_on && delegate.is_none() {
+        sink.fault(
+            "spec.delegate",
+            "`grants: [delegate]` names to whom: `delegate: {to: [pattern…], depth: 1}`".to_owned(),
+        );
+    }
+    if !hands_on && delegate.is_some() {
+        sink.fault("spec.grants", "`delegate` is described but not granted; add it to `grants`".to_owned());
+    }
+    for (key, text) in [("ticket", &ticket), ("owner", &owner)] {
+        if text.len() > 256 || text.chars().any(char::is_control) {
+            sink.fault(&format!("spec.{key}"), "at most 256 bytes, on one line".to_owned());
+        }
+    }
     if max_task > LONGEST_TASK || max_task == Ttl::ZERO {
         sink.fault("spec.max_task", format!("must be above 0s and at most {LONGEST_TASK}"));
     }
@@ -48,14 +67,33 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
         identities,
         scope: scope?,
         may_use: grants.iter().any(|grant| grant == "use"),
-        may_delegate: grants.iter().any(|grant| grant == "delegate"),
+        delegate: delegate.filter(|_| hands_on),
         parameters,
         start: start.unwrap_or(Start::UnderParent),
         via: via.unwrap_or(ViaRule::Agent),
         max_task,
+        until,
+        ticket,
+        owner,
         digest: document.digest(),
     };
     Some(Read { binding, start })
+}
+
+fn read_delegation(spec: &mut Fields, sink: &mut Sink<'_>) -> Option<Delegation> {
+    let value = spec.optional("delegate")?;
+    let mut fields = Fields::of(value, "spec.delegate", sink)?;
+    let to = fields.patterns("to", sink);
+    let depth = fields.number("depth", 1, sink);
+    fields.finish(sink);
+    let most = Delegation::MAX_DEPTH;
+    match u32::try_from(depth).ok().filter(|depth| (1..=most).contains(depth)) {
+        Some(depth) => Some(Delegation { to, depth }),
+        None => {
+            sink.fault("spec.delegate.depth", format!("must be from 1 to {most}"));
+            None
+        }
+    }
 }
 
 fn read_parameters(spec: &mut Fields, sink: &mut Sink<'_>) -> BTreeMap<String, AllowedValues> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use super::fields::Sink;
-use super::{Document, Fault, Kind, binding, hex, node, scope, stage};
+use super::{Document, Fault, Kind, binding, delegation, hex, node, scope, stage};
 use crate::binding::{ADMIN_SCOPES, Binding, Start};
 use crate::node::{NodeRule, TrustDomainRule};
 use crate::rules::{Rules, StageRule};
@@ -41,11 +41,12 @@ pub fn compile(
     let known_faulty = documents.iter().map(|(_, document)| &document.key);
     let declared: BTreeSet<&str> =
         known_faulty.filter(|key| key.kind == Kind::Scope).map(|key| key.name.as_str()).collect();
-    let bindings: Vec<Binding> = bindings
+    let bindings: Vec<(usize, Binding)> = bindings
         .into_iter()
-        .map(|(index, read)| check_binding(index, read, &scopes, &declared, &stages, &mut at))
+        .map(|(index, read)| (index, check_binding(index, read, &scopes, &declared, &stages, &mut at)))
         .collect();
     check_nodes(&nodes, &mut at);
+    delegation::check(&bindings, &mut at);
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -53,6 +54,7 @@ pub fn compile(
     digests.sort_unstable();
     let digest = hex(&Sha256::digest(digests.concat()));
     let stages = stages.into_iter().map(|(_, rule)| rule).collect();
+    let bindings = bindings.into_iter().map(|(_, binding)| binding).collect();
     let nodes = nodes.into_iter().map(|(_, rule)| rule).collect();
     Ok(Rules::new(revision, digest, trust_domains.to_vec(), stages, scopes, bindings, nodes))
 }
@@ -158,7 +160,7 @@ fn check_admin_binding(
             format!("{identity} is not of stage admin alone; {} is for admins", binding.scope),
         );
     }
-    if !binding.parameters.is_empty() || binding.may_delegate {
+    if !binding.parameters.is_empty() || binding.delegate.is_some() {
         at(index, "spec", format!("{} takes no parameters and no delegate", binding.scope));
     }
 }

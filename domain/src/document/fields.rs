@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Fault;
 use crate::pattern::SpiffePattern;
-use crate::time::Ttl;
+use crate::time::{NotAMoment, Timestamp, Ttl};
 
 /// Where the faults of one document go.
 pub(super) struct Sink<'a> {
@@ -107,6 +107,18 @@ impl Fields {
             sink.fault(&self.at(key), error.to_string());
             default
         })
+    }
+
+    /// A moment as RFC 3339 has it, with an offset.
+    pub(super) fn moment(&mut self, key: &str, sink: &mut Sink<'_>) -> Option<Timestamp> {
+        let text = self.optional_text(key, sink)?;
+        match text.parse() {
+            Ok(moment) => Some(moment),
+            Err(NotAMoment) => {
+                sink.fault(&self.at(key), NotAMoment.to_string());
+                None
+            }
+        }
     }
 
     pub(super) fn texts(&mut self, key: &str, sink: &mut Sink<'_>) -> Vec<String> {

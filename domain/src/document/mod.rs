@@ -2,6 +2,7 @@
 
 mod binding;
 mod compile;
+mod delegation;
 mod fields;
 mod node;
 mod scope;

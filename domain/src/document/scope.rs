@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Document;
 use super::fields::{Fields, Sink, kind_of};
 use crate::parameter::{MAX_PARAMETERS, ParameterSpec, ParameterType, WholePattern};
-use crate::scope::{Scope, TtlLimits};
+use crate::scope::{ApprovalRule, Scope, TtlLimits};
 use crate::stage::Stage;
 use crate::task::AnchorKind;
 use crate::template::Template;
@@ -17,6 +17,11 @@ use crate::time::Ttl;
 pub const DEFAULT_TTL: Ttl = Ttl::minutes(5);
 /// Longest life of a credential that any scope may give.
 pub const LONGEST_TTL: Ttl = Ttl::hours(12);
+
+/// How long an approval stands at most, if the scope does not say.
+pub const DEFAULT_APPROVAL: Ttl = Ttl::hours(8);
+/// The longest any approval may stand.
+pub const LONGEST_APPROVAL: Ttl = Ttl::hours(30 * 24);
 
 pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
     let mut spec = Fields::of(document.spec.clone(), "spec", sink)?;
@@ -33,6 +38,7 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
         ],
         sink,
     );
+    let approval = read_approval(&mut spec, sink);
     let target = spec.required("target", sink);
     spec.finish(sink);
     let (provider, target) = read_target(target?, &parameters, sink)?;
@@ -43,6 +49,7 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
         parameters,
         ttl,
         anchor,
+        approval,
         provider,
         target,
         digest: document.digest(),
@@ -80,6 +87,17 @@ fn read_ttl(spec: &mut Fields, sink: &mut Sink<'_>) -> TtlLimits {
         sink.fault("spec.ttl.max", format!("no scope gives more than {LONGEST_TTL}"));
     }
     TtlLimits { default, max }
+}
+
+fn read_approval(spec: &mut Fields, sink: &mut Sink<'_>) -> Option<ApprovalRule> {
+    let value = spec.optional("approval")?;
+    let mut fields = Fields::of(value, "spec.approval", sink)?;
+    let max = fields.span("max", DEFAULT_APPROVAL, sink);
+    fields.finish(sink);
+    if max > LONGEST_APPROVAL || max == Ttl::ZERO {
+        sink.fault("spec.approval.max", format!("must be above 0s and at most {LONGEST_APPROVAL}"));
+    }
+    Some(ApprovalRule { max })
 }
 
 fn read_parameters(spec: &mut Fields, sink: &mut Sink<'_>) -> BTreeMap<String, ParameterSpec> {

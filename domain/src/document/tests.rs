@@ -64,7 +64,7 @@ fn a_whole_set_compiles() {
     assert_eq!(rules.revision, 7);
     let trainer = "spiffe://example.org/train/a".parse().expect("an id");
     assert_eq!(rules.stage_of(&trainer), Some(Stage::Training));
-    let binding = rules.bindings_on("s3-train-read", &trainer).next().expect("the binding");
+    let binding = rules.bindings_on("s3-train-read", &trainer)[0];
     assert_eq!(binding.start, crate::binding::Start::Root);
     assert!(rules.node(&"spiffe://example.org/node/n1".parse().expect("an id")).is_some());
     assert!(rules.node(&trainer).is_none());

@@ -229,6 +229,7 @@ pub(super) fn scope(
         parameters,
         ttl: dayfly_domain::scope::TtlLimits { default: max, max },
         anchor: None,
+        approval: None,
         provider: super::NAME.to_owned(),
         digest: String::new(),
     }

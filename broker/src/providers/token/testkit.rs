@@ -114,6 +114,7 @@ pub(crate) fn scope(target: Value) -> Scope {
         parameters,
         ttl: TtlLimits { default: Ttl::minutes(2), max: Ttl::minutes(5) },
         anchor: None,
+        approval: None,
         provider: NAME.to_owned(),
         digest: String::new(),
     }

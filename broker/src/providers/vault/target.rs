@@ -230,6 +230,7 @@ mod tests {
             parameters,
             ttl: TtlLimits { default: Ttl::minutes(5), max: Ttl::hours(1) },
             anchor: None,
+            approval: None,
             provider: "vault".into(),
             digest: String::new(),
         }

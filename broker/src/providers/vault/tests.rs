@@ -146,6 +146,7 @@ async fn a_creation_that_failed_halfway_is_not_called_refused() {
         parameters: Default::default(),
         ttl: TtlLimits { default: Ttl::minutes(5), max: Ttl::hours(1) },
         anchor: None,
+        approval: None,
         provider: NAME.into(),
         target: Template::parse(target.clone(), &Default::default()).expect("a template"),
         digest: String::new(),

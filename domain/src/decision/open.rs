@@ -1,0 +1,88 @@
+//! Whether a task may be opened at all, by whom and for whom. What it may use is decided at each request.
+
+use crate::binding::ViaRule;
+use crate::caller::{Caller, Via};
+use crate::parameter;
+use crate::rules::Rules;
+use crate::scope::{Ceiling, ScopeAsk};
+use crate::spiffe::SpiffeId;
+use crate::task::Task;
+use crate::time::Timestamp;
+
+use super::binding::first_without_grant;
+use super::facts::{check_caller, check_lineage, not_granted};
+use super::{Denial, DenyReason};
+
+/// Checks that an identity may open a task with this ceiling for itself. `above` is the tree it stands in, root first.
+pub fn check_open(
+    rules: &Rules,
+    caller: &Caller,
+    above: &[Task],
+    ceiling: &Ceiling,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    check_caller(rules, caller, now)?;
+    if !above.is_empty() {
+        check_lineage(caller, above, now)?;
+    }
+    check_lines(rules, caller, above, ceiling)?;
+    let direct = matches!(caller.via, Via::Direct { .. });
+    let has_direct = |ask: &ScopeAsk| {
+        let bindings = rules.bindings_on(&ask.scope, &caller.spiffe_id);
+        bindings.iter().any(|binding| binding.via == ViaRule::Direct)
+    };
+    match ceiling.lines().iter().find(|ask| direct && !has_direct(ask)) {
+        None => Ok(()),
+        Some(ask) => {
+            let what = format!("scope {:?} is not given to callers without a node agent", ask.scope);
+            Err(DenyReason::ViaNotAllowed.denial(what))
+        }
+    }
+}
+
+/// Checks that the holder of a task may open one below it for a named workload. `above` is the tree down to the holder's
+/// own task, root first. All of the chain is held to it now, and again whenever the workload asks.
+pub fn check_delegate(
+    rules: &Rules,
+    caller: &Caller,
+    above: &[Task],
+    to: &SpiffeId,
+    ceiling: &Ceiling,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    check_caller(rules, caller, now)?;
+    check_lineage(caller, above, now)?;
+    let not_allowed = |what: String| Err(DenyReason::DelegationNotAllowed.denial(what));
+    if !rules.stage_of(to).is_some_and(|stage| stage.holds_target_scopes()) {
+        return not_allowed(format!("{to} fills no stage that holds target scopes"));
+    }
+    check_lines(rules, caller, above, ceiling)?;
+    let without = |ask: &&ScopeAsk| first_without_grant(rules, above, Some(to), ask, now).is_some();
+    match ceiling.lines().iter().find(without) {
+        None => Ok(()),
+        Some(ask) => not_allowed(format!(
+            "scope {:?} with these parameters may not be handed to {to} by this task and those above it",
+            ask.scope
+        )),
+    }
+}
+
+/// Each line names a scope and values it takes, and every task above declared it.
+fn check_lines(rules: &Rules, caller: &Caller, above: &[Task], ceiling: &Ceiling) -> Result<(), Denial> {
+    for ask in ceiling.lines() {
+        let scope = rules.scope(&ask.scope).ok_or_else(|| not_granted(caller, ask))?;
+        if let Err(faults) = parameter::check(&scope.parameters, &ask.parameters) {
+            let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            return Err(DenyReason::ParameterInvalid.denial(told.join("; ")));
+        }
+    }
+    let outside = above.iter().find_map(|task| ceiling.first_outside(&task.ceiling).map(|ask| (task, ask)));
+    match outside {
+        None => Ok(()),
+        Some((task, ask)) => {
+            let what =
+                format!("task {} did not declare scope {:?} with these parameters", task.id, ask.scope);
+            Err(DenyReason::OutsideCeiling.denial(what))
+        }
+    }
+}
