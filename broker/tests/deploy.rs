@@ -83,7 +83,7 @@ spec: {patterns: [\"spiffe://example.org/node/*\"]}
 ---
 kind: Scope
 metadata: {name: plain}
-spec: {stages: [training], target: {token: {audience: \"spiffe://example.org/tool/x\", checked: offline}}}
+spec: {stages: [training], approval: {}, target: {token: {audience: \"spiffe://example.org/tool/x\", checked: offline}}}
 ---
 kind: Binding
 metadata: {name: plain}
@@ -104,6 +104,7 @@ spec: {agents: \"spiffe://example.org/node/*\", workloads: [\"spiffe://example.o
     let node = rules.node(&"spiffe://example.org/node/n1".parse().unwrap()).unwrap();
     let rows = [
         DefaultRow::new("spec.ttl.default", scope.ttl.default, "Scope"),
+        DefaultRow::new("spec.approval.max", scope.approval.unwrap().max, "Scope"),
         DefaultRow::new("spec.max_task", binding.max_task, "Binding"),
         DefaultRow::new("spec.max_live_leases", node.max_live_leases, "Node"),
     ];
