@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod operations;
 pub mod providers;
 pub mod public;
+pub mod receipts;
 pub mod records;
 pub mod revoker;
 pub mod signer;

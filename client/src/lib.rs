@@ -24,6 +24,7 @@ pub mod identity;
 pub mod incoming;
 pub mod jwt;
 pub mod peer;
+pub mod receipt;
 mod socket;
 pub mod tls;
 

@@ -159,6 +159,10 @@ fn claims(purpose: Use) -> &'static [&'static str] {
             "dev",
         ],
         Use::Federation => &["iss", "sub", "aud", "exp", "iat", "jti"],
+        Use::Receipt => &[
+            "iss", "sub", "aud", "exp", "iat", "jti", "txn", "task", "cnf", "act", "action", "artifact",
+            "scope", "dev",
+        ],
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
             let (router, path) = (router.clone(), path.to_owned());
             async move { ask(router, Method::GET, &path).await }
         };
-        for (purpose, alg) in [(Use::Access, "ES256"), (Use::Federation, "RS256")] {
+        for (purpose, alg) in [(Use::Access, "ES256"), (Use::Federation, "RS256"), (Use::Receipt, "ES256")] {
             let name = purpose.name();
             let (status, cache, document) =
                 get(&format!("/dayfly/{name}/.well-known/openid-configuration")).await;
@@ -265,12 +269,12 @@ mod tests {
         let discovery = discovery(&world, "https://issuer.example");
         discovery.export_static(home.path()).unwrap();
         let written = discovery.export_static(home.path()).unwrap();
-        assert_eq!(written.len(), 4);
+        assert_eq!(written.len(), 6);
         for path in &written {
             let below = path.strip_prefix(home.path()).unwrap().to_str().unwrap();
             let text = fs::read_to_string(path).unwrap();
             let value: Value = serde_json::from_str(&text).unwrap();
-            let purpose = if below.starts_with("access/") { Use::Access } else { Use::Federation };
+            let purpose = Use::ALL.into_iter().find(|purpose| below.starts_with(purpose.name())).unwrap();
             let expected =
                 if below.ends_with("jwks.json") { world.jwks(purpose) } else { discovery.document(purpose) };
             assert_eq!(value, expected, "{below}");

@@ -16,6 +16,7 @@ pub struct Issuers {
     base: String,
     access: String,
     federation: String,
+    receipt: String,
 }
 
 /// Why a text cannot be the issuers' base URL.
@@ -48,7 +49,12 @@ impl Issuers {
             return Err(IssuerFault::NotHttps);
         }
         let of = |purpose: Use| format!("{base}/{}", purpose.name());
-        Ok(Self { base: base.to_owned(), access: of(Use::Access), federation: of(Use::Federation) })
+        Ok(Self {
+            base: base.to_owned(),
+            access: of(Use::Access),
+            federation: of(Use::Federation),
+            receipt: of(Use::Receipt),
+        })
     }
 
     /// The base URL.
@@ -61,6 +67,7 @@ impl Issuers {
         match purpose {
             Use::Access => &self.access,
             Use::Federation => &self.federation,
+            Use::Receipt => &self.receipt,
         }
     }
 
@@ -128,6 +135,7 @@ mod tests {
         let issuers = Issuers::new("https://issuer.example").expect("a base");
         assert_eq!(issuers.url(Use::Access), "https://issuer.example/access");
         assert_eq!(issuers.url(Use::Federation), "https://issuer.example/federation");
+        assert_eq!(issuers.url(Use::Receipt), "https://issuer.example/receipt");
         assert_eq!(issuers.jwks_uri(Use::Federation), "https://issuer.example/federation/jwks.json");
         for url in ["", "/", "/access", "/federation", "/receipt/x"] {
             assert!(issuers.own(&format!("https://issuer.example{url}")), "{url}");

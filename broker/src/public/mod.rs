@@ -18,7 +18,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// The base URL. Issuers are `<url>/access` and `<url>/federation`; changing it makes every relying party refuse us.
+    /// The base URL. Issuers are `<url>/access`, `<url>/federation` and `<url>/receipt`; changing it makes every relying
+    /// party refuse us.
     pub url: Issuers,
     /// Where discovery and JWKS are served, in plain HTTP: a proxy with a certificate of the public's trust, or static
     /// files, stand before it. Absent: nowhere, the documents are exported.

@@ -10,19 +10,20 @@ use super::folder::{KeyFolder, KeysError};
 use super::key::SigningKey;
 use super::{SignError, Signer, Use};
 
-/// Signs with keys that lie in a folder as `access.pk8` and `federation.pk8` (PKCS#8, DER).
+/// Signs with keys that lie in a folder as `access.pk8`, `federation.pk8` and `receipt.pk8` (PKCS#8, DER).
 pub struct FileSigner {
     access: SigningKey,
     federation: SigningKey,
+    receipt: SigningKey,
 }
 
 impl FileSigner {
-    /// Reads the keys, and makes those that are missing: P-256 for access tokens, RSA-2048 for federation. Making an RSA
-    /// key takes up to a second. An existing file is never written.
+    /// Reads the keys, and makes those that are missing: P-256 for access tokens and receipts, RSA-2048 for federation.
+    /// Making an RSA key takes up to a second. An existing file is never written.
     ///
     /// # Errors
-    /// A wrong owner or mode of folder or file, a network file system, a key that cannot be used: all are refusals to
-    /// start.
+    /// A wrong owner or mode of folder or file, a network file system, a key that cannot be used or has two uses: all are
+    /// refusals to start.
     pub fn open(keys_dir: &Path) -> Result<Self, KeysError> {
         let folder = KeyFolder::open(keys_dir)?;
         let read = |purpose: Use| {
@@ -30,13 +31,25 @@ impl FileSigner {
             let (path, pkcs8) = folder.read_or_make(&name, || SigningKey::make(purpose))?;
             SigningKey::read(purpose, &pkcs8).map_err(|source| KeysError::Unusable { path, source })
         };
-        Ok(Self { access: read(Use::Access)?, federation: read(Use::Federation)? })
+        let this = Self {
+            access: read(Use::Access)?,
+            federation: read(Use::Federation)?,
+            receipt: read(Use::Receipt)?,
+        };
+        // Both are P-256, so a copied file would be taken.
+        if this.access.jwk()["kid"] == this.receipt.jwk()["kid"] {
+            let [first, second] =
+                [Use::Access, Use::Receipt].map(|purpose| keys_dir.join(format!("{}.pk8", purpose.name())));
+            return Err(KeysError::Shared { first, second });
+        }
+        Ok(this)
     }
 
     fn key(&self, purpose: Use) -> &SigningKey {
         match purpose {
             Use::Access => &self.access,
             Use::Federation => &self.federation,
+            Use::Receipt => &self.receipt,
         }
     }
 }
@@ -58,6 +71,7 @@ impl fmt::Debug for FileSigner {
         f.debug_struct("FileSigner")
             .field("access", &self.access.jwk()["kid"])
             .field("federation", &self.federation.jwk()["kid"])
+            .field("receipt", &self.receipt.jwk()["kid"])
             .finish()
     }
 }
@@ -129,13 +143,14 @@ mod tests {
         for (purpose, members) in [
             (Use::Access, ["alg", "crv", "kid", "kty", "use", "x", "y"].as_slice()),
             (Use::Federation, &["alg", "e", "kid", "kty", "n", "use"]),
+            (Use::Receipt, &["alg", "crv", "kid", "kty", "use", "x", "y"]),
         ] {
             let jwks = signer.jwks(purpose);
             let mut names: Vec<&String> = jwks["keys"][0].as_object().expect("a key").keys().collect();
             names.sort();
             assert_eq!(names, members);
         }
-        assert!(format!("{signer:?}").len() < 160);
+        assert!(format!("{signer:?}").len() < 220);
     }
 
     #[test]
@@ -147,6 +162,8 @@ mod tests {
         for purpose in Use::ALL {
             assert_eq!(first.jwks(purpose), second.jwks(purpose));
         }
+        std::fs::copy(keys.join("access.pk8"), keys.join("receipt.pk8")).expect("our own files");
+        assert!(matches!(FileSigner::open(&keys), Err(KeysError::Shared { .. })), "one key, two uses");
         std::fs::write(keys.join("access.pk8"), b"not a key").expect("our own file");
         assert!(matches!(FileSigner::open(&keys), Err(KeysError::Unusable { .. })));
         assert_eq!(std::fs::read(keys.join("access.pk8")).expect("it is there"), b"not a key");

@@ -79,6 +79,14 @@ pub enum KeysError {
         #[source]
         source: KeyFault,
     },
+    /// A token of one kind could then pass for one of the other.
+    #[error("{first} and {second} hold the same key; move the second away to have a new one made")]
+    Shared {
+        /// A key's file.
+        first: PathBuf,
+        /// Its copy.
+        second: PathBuf,
+    },
 }
 
 /// A folder that was checked, held open so that it cannot be swapped for another.

@@ -67,7 +67,7 @@ impl SigningKey {
     /// A new private key for the use, as PKCS#8 DER.
     pub(super) fn make(purpose: Use) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         Ok(Zeroizing::new(match purpose {
-            Use::Access => {
+            Use::Access | Use::Receipt => {
                 EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?.to_pkcs8v1()?.as_ref().to_vec()
             }
             Use::Federation => rsa::KeyPair::generate(KeySize::Rsa2048)?.as_der()?.as_ref().to_vec(),
@@ -79,7 +79,7 @@ impl SigningKey {
         let algorithm = purpose.algorithm();
         let rejected = |source| KeyFault::Rejected { algorithm, source };
         let (pair, public) = match purpose {
-            Use::Access => {
+            Use::Access | Use::Receipt => {
                 let pair =
                     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(rejected)?;
                 let public = ec_members(pair.public_key().as_ref());
@@ -178,7 +178,12 @@ mod tests {
 
     #[test]
     fn a_key_of_one_use_is_not_taken_for_the_other() {
-        for (made, read) in [(Use::Access, Use::Federation), (Use::Federation, Use::Access)] {
+        for (made, read) in [
+            (Use::Access, Use::Federation),
+            (Use::Federation, Use::Access),
+            (Use::Federation, Use::Receipt),
+            (Use::Receipt, Use::Federation),
+        ] {
             let pkcs8 = SigningKey::make(made).expect("a key");
             assert!(matches!(SigningKey::read(read, &pkcs8), Err(KeyFault::Rejected { .. })));
         }
@@ -186,11 +191,17 @@ mod tests {
 
     #[test]
     fn a_key_signs_one_kind_of_token_only() {
-        let key =
-            SigningKey::read(Use::Access, &SigningKey::make(Use::Access).expect("a key")).expect("its own");
-        for typ in ["JWT", "txntoken+jwt", "AT+JWT", ""] {
-            assert!(matches!(key.sign(typ, &json!({})), Err(KeyFault::Kind { .. })), "{typ}");
+        for purpose in Use::ALL {
+            let pkcs8 = SigningKey::make(purpose).expect("a key");
+            let key = SigningKey::read(purpose, &pkcs8).expect("its own");
+            for typ in ["JWT", "at+jwt", "dayfly-receipt+jwt", "txntoken+jwt", "AT+JWT", ""] {
+                let signed = key.sign(typ, &json!({}));
+                if typ == purpose.typ() {
+                    assert!(signed.is_ok(), "{purpose:?}");
+                } else {
+                    assert!(matches!(signed, Err(KeyFault::Kind { .. })), "{purpose:?} {typ}");
+                }
+            }
         }
-        assert!(key.sign("at+jwt", &json!({})).is_ok());
     }
 }

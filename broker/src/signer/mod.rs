@@ -19,32 +19,37 @@ pub enum Use {
     Access,
     /// Assertions to clouds: RS256. Never leaves the broker process.
     Federation,
+    /// Receipts of decisions about artifacts: ES256, `dayfly-receipt+jwt`. No credential.
+    Receipt,
 }
 
 impl Use {
     /// Every use.
-    pub const ALL: [Use; 2] = [Use::Access, Use::Federation];
+    pub const ALL: [Use; 3] = [Use::Access, Use::Federation, Use::Receipt];
 
     /// The use's name: of its issuer's path, and of its key file.
     pub const fn name(self) -> &'static str {
         match self {
             Use::Access => "access",
             Use::Federation => "federation",
+            Use::Receipt => "receipt",
         }
     }
 
-    /// The only `typ` its tokens carry. RFC 9068 §2.1 for access tokens; clouds know no other than `JWT`.
+    /// The only `typ` its tokens carry. RFC 9068 §2.1 for access tokens; clouds know no other than `JWT`; receipts have
+    /// one of their own (RFC 8725 §3.11).
     pub const fn typ(self) -> &'static str {
         match self {
             Use::Access => "at+jwt",
             Use::Federation => "JWT",
+            Use::Receipt => "dayfly-receipt+jwt",
         }
     }
 
     /// The only `alg` its tokens carry (RFC 7518 §3.1).
     pub const fn algorithm(self) -> &'static str {
         match self {
-            Use::Access => "ES256",
+            Use::Access | Use::Receipt => "ES256",
             Use::Federation => "RS256",
         }
     }

@@ -40,7 +40,7 @@ impl Reserved {
     }
 
     /// Why an access token may not be for this audience, if it may not.
-    pub(super) fn fault(&self, audience: &str) -> Option<String> {
+    pub(crate) fn fault(&self, audience: &str) -> Option<String> {
         if audience.contains(['{', '}', '$']) {
             return Some("an audience takes no parameters: write a scope for each service".to_owned());
         }
@@ -120,6 +120,7 @@ mod tests {
             "https://issuer.example/dayfly/",
             "https://issuer.example/dayfly/access",
             "https://issuer.example/dayfly/federation",
+            "https://issuer.example/dayfly/receipt",
             "spiffe://example.org/dayfly/broker",
             "spiffe://example.org/dayfly/broker?via=spiffe://example.org/node/a",
             "spiffe://example.org",

@@ -205,13 +205,24 @@ async fn other_kinds_of_tokens_are_not_access_tokens() {
     let issuer = world.issuers.url(Use::Federation);
     assert_eq!(verify_access(&token, &federation, issuer, SERVICE, NOW), Err(TokenFault::UnknownKey));
 
+    // A receipt, with the very same claims, and one that calls itself an access token.
+    let receipt = world.sign(Use::Receipt, &claims).await;
+    assert_eq!(verified(&world, &receipt), Err(TokenFault::Kind));
+    let receipts = world.jwks(Use::Receipt);
+    let renamed = json!({"typ": "at+jwt", "alg": "ES256", "kid": receipts["keys"][0]["kid"]});
+    let (_, signature) = receipt.rsplit_once('.').unwrap();
+    let renamed = assemble(&renamed, &claims, &URL_SAFE_NO_PAD.decode(signature).unwrap());
+    assert_eq!(verified(&world, &renamed), Err(TokenFault::UnknownKey));
+
     let signature = [0; 64];
     let with = |name: &str, value: Value| {
         let mut header = header.clone();
         header[name] = value;
         assemble(&header, &claims, &signature)
     };
-    for typ in ["JWT", "JOSE", "wit+jwt", "txntoken+jwt", "AT+JWT", "application/at+jwt", ""] {
+    for typ in
+        ["JWT", "JOSE", "wit+jwt", "dayfly-receipt+jwt", "txntoken+jwt", "AT+JWT", "application/at+jwt", ""]
+    {
         assert_eq!(verified(&world, &with("typ", json!(typ))), Err(TokenFault::Kind), "{typ}");
     }
     for alg in ["none", "None", "HS256", "RS256", "ES384", "EdDSA", ""] {
