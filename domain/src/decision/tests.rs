@@ -1,3 +1,7 @@
+mod delegation;
+mod properties;
+mod worlds;
+
 use std::fmt::Write;
 
 use super::*;
