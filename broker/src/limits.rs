@@ -31,6 +31,10 @@ pub struct Limits {
     pub revocations_in_flight: u32,
     /// Live and in-flight leases of one identity.
     pub live_leases_per_identity: u32,
+    /// Live and in-flight leases of one scope, whoever holds them; a scope may say less.
+    pub live_leases_per_scope: u32,
+    /// Live and in-flight leases of one session, in whichever of its tasks.
+    pub live_leases_per_session: u32,
     /// Equal denials of one identity that are recorded one by one each minute.
     pub equal_denials_per_minute: u32,
     /// Largest gRPC message, in bytes.
@@ -56,6 +60,8 @@ impl Default for Limits {
             revocation_claim: Ttl::seconds(30),
             revocations_in_flight: 32,
             live_leases_per_identity: 1_000,
+            live_leases_per_scope: 100_000,
+            live_leases_per_session: 10_000,
             equal_denials_per_minute: 10,
             message_bytes: 256 * 1024,
             calls_per_connection: 256,

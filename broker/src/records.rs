@@ -22,6 +22,10 @@ pub fn lease(lease: &Lease, at: Timestamp, request: Option<RequestId>) -> Record
         .with("scope", &lease.scope)
         .with("parameters", &lease.parameters)
         .with("provider", &lease.provider);
+    let record = match lease.promise.leaves_behind.as_slice() {
+        [] => record,
+        stays => record.with("leaves_behind", stays),
+    };
     let record = match request {
         Some(request) => record.request(request),
         None => record,

@@ -59,7 +59,11 @@ async fn the_end_of_a_lease_is_told_as_running_out_and_the_session_does_live_on(
     let world = World::new().await;
     let aws = world.provider(&world.minio.url());
     let scope = world.scope();
-    let promise = Promise { revocability: Revocability::ExpiryOnly, worst_case_after_end: Ttl::hours(1) };
+    let promise = Promise {
+        revocability: Revocability::ExpiryOnly,
+        worst_case_after_end: Ttl::hours(1),
+        leaves_behind: Vec::new(),
+    };
     assert_eq!(aws.promise(&scope), promise);
     assert_eq!(aws.renewal(&scope), Renewal::Reissue);
 
@@ -291,6 +295,7 @@ fn lease(id: LeaseId, handle: &Handle, expires_at: Timestamp, promise: Promise) 
         parameters: Parameters::default(),
         provider: "aws".to_owned(),
         promise,
+        narrowed: None,
         renews: None,
         opened_at: now(),
         state: LeaseState::Active { expires_at, handle: handle.clone() },

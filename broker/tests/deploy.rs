@@ -35,6 +35,8 @@ fn the_table_of_limits_is_the_brokers_own() {
         revocation_claim,
         revocations_in_flight,
         live_leases_per_identity,
+        live_leases_per_scope,
+        live_leases_per_session,
         equal_denials_per_minute,
         message_bytes,
         calls_per_connection,
@@ -60,6 +62,8 @@ fn the_table_of_limits_is_the_brokers_own() {
     let counts = [
         ("limits.revocations_in_flight", u64::from(revocations_in_flight)),
         ("limits.live_leases_per_identity", live_leases_per_identity.into()),
+        ("limits.live_leases_per_scope", live_leases_per_scope.into()),
+        ("limits.live_leases_per_session", live_leases_per_session.into()),
         ("limits.equal_denials_per_minute", equal_denials_per_minute.into()),
         ("limits.message_bytes", message_bytes.try_into().unwrap()),
         ("limits.calls_per_connection", calls_per_connection.into()),

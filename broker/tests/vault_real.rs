@@ -540,7 +540,12 @@ impl World {
             scope: "kb-read".to_owned(),
             parameters: Parameters::new(),
             provider: "vault".to_owned(),
-            promise: Promise { revocability: Revocability::Exact, worst_case_after_end: Ttl::ZERO },
+            promise: Promise {
+                revocability: Revocability::Exact,
+                worst_case_after_end: Ttl::ZERO,
+                leaves_behind: Vec::new(),
+            },
+            narrowed: None,
             renews: None,
             opened_at: now(),
             state: revoking_state(None),

@@ -69,7 +69,8 @@ pub async fn show(admin: &Admin, kind: Kind, name: String, format: Format) -> Re
                 wire::or_dash(*applied_at),
                 printable(applied_by)
             );
-            output::text(&format!("{}\n{}", paint(FAINT, &about), printable(&document.yaml)))?;
+            let about = format!("{}\n{}", paint(FAINT, &about), stays(&document.spec));
+            output::text(&format!("{about}{}", printable(&document.yaml)))?;
         }
     }
     Ok(())
@@ -133,6 +134,20 @@ pub fn list(documents: &[DocumentView]) -> String {
 pub fn yaml(documents: &[DocumentView]) -> String {
     let texts: Vec<&str> = documents.iter().map(|document| document.yaml.as_str()).collect();
     texts.join("---\n")
+}
+
+/// What a use of a scope leaves behind, and what that does to its promise; one line, or nothing.
+fn stays(spec: &Value) -> String {
+    let words = spec.get("leaves_behind").and_then(Value::as_array).into_iter().flatten();
+    let words: Vec<&str> = words.filter_map(Value::as_str).collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    let line = format!(
+        "# leaves behind {}: no end of a task takes that back, so its leases promise expiry_only at best",
+        printable(&words.join(", "))
+    );
+    format!("{}\n", paint(FAINT, &line))
 }
 
 fn labels(document: &DocumentView) -> String {

@@ -166,8 +166,16 @@ impl LeaseView {
         }
     }
 
-    /// Where it stands, in words.
+    /// Where it stands, in words, and what of it nobody takes back.
     pub fn told(&self) -> String {
+        let stays = self.promise.as_ref().map(|promise| promise.leaves_behind.join(", "));
+        match stays.filter(|stays| !stays.is_empty() && self.standing() != Standing::NeverIssued) {
+            Some(stays) => format!("{}, leaves behind: {stays}", self.stands()),
+            None => self.stands(),
+        }
+    }
+
+    fn stands(&self) -> String {
         let time = wire::or_dash;
         match self.standing() {
             Standing::Held => format!("{} until {}", self.state, time(self.expires_at)),
@@ -249,6 +257,20 @@ mod tests {
             last_error: "503".into(),
             ..v1::Lease::default()
         }
+    }
+
+    #[test]
+    fn what_a_lease_leaves_behind_is_said_however_it_ended() {
+        let leaves = |lease: v1::Lease| {
+            let promise = v1::RevocationPromise {
+                leaves_behind: vec!["role_sessions".into(), "keys".into()],
+                ..v1::RevocationPromise::default()
+            };
+            LeaseView::from(v1::Lease { promise: Some(promise), ..lease }).told()
+        };
+        assert_eq!(leaves(lease("ended", "verified")), "verified, leaves behind: role_sessions, keys");
+        assert!(leaves(lease("active", "")).ends_with(", leaves behind: role_sessions, keys"));
+        assert_eq!(leaves(lease("ended", "never_issued")), "never issued");
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub struct Promise {
     pub revocability: &'static str,
     /// The longest it can work after the end of its task, in seconds.
     pub worst_case_after_end_seconds: Option<u64>,
+    /// What its use may leave behind that nobody takes back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaves_behind: Vec<String>,
     #[serde(skip)]
     worst_case: Option<Ttl>,
 }
@@ -89,7 +92,8 @@ impl From<v1::RevocationPromise> for Promise {
         let worst_case = span(wire.worst_case_after_end);
         // Rounded up: a promise must not look better than it is.
         let worst_case_after_end_seconds = worst_case.map(|span| span.as_millis().div_ceil(1000));
-        Promise { revocability, worst_case_after_end_seconds, worst_case }
+        let leaves_behind = wire.leaves_behind;
+        Promise { revocability, worst_case_after_end_seconds, leaves_behind, worst_case }
     }
 }
 
@@ -120,6 +124,7 @@ mod tests {
         let wire = v1::RevocationPromise {
             revocability: v1::Revocability::Exact.into(),
             worst_case_after_end: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            leaves_behind: Vec::new(),
         };
         let promise = Promise::from(wire);
         assert_eq!(promise.worst_case_after_end_seconds, Some(2));

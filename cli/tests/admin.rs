@@ -27,6 +27,7 @@ fn lists_and_details_read_as_committed() {
         ("scope_list.json", &["scope", "list", "-o", "json"]),
         ("scope_list.yaml", &["scope", "list", "-o", "yaml"]),
         ("scope_show.txt", &["scope", "show", "kv-read"]),
+        ("scope_show_leaves_behind.txt", &["scope", "show", "s3-train-read"]),
         ("node_list.txt", &["node", "list"]),
         ("node_show.txt", &["node", "show", "spiffe://prod.example/node/n1"]),
         ("audit_read.txt", &["audit", "read", "--stream", "decision", "--from", "2"]),

@@ -305,6 +305,8 @@ pub struct Lease {
     pub provider: String,
     /// What that provider promised about taking it back.
     pub promise: Promise,
+    /// [`Narrowing::digest`](crate::policy::Narrowing::digest) of what policies put into the credential; none if nothing.
+    pub narrowed: Option<String>,
     /// The lease it took the place of, if it is a renewal with a new secret.
     pub renews: Option<LeaseId>,
     /// When its row was written.

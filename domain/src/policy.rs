@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::caller::Caller;
 use crate::parameter::Parameters;
@@ -143,6 +144,22 @@ impl Narrowing {
         for (key, value) in other.tags {
             self.tags.entry(key).or_insert(value);
         }
+    }
+
+    /// Whether anything of it has to be in the credential. The time is the credential's own already.
+    pub fn is_in_credential(&self) -> bool {
+        !(self.deny_statements.is_empty() && self.tags.is_empty())
+    }
+
+    /// SHA-256 of what has to be in the credential, hexadecimal; none if nothing has. Two credentials of one digest carry
+    /// the same.
+    pub fn digest(&self) -> Option<String> {
+        self.is_in_credential().then(|| {
+            let whole = serde_json::json!({ "deny_statements": self.deny_statements, "tags": self.tags });
+            let canonical =
+                serde_json_canonicalizer::to_vec(&whole).expect("statements and tags are plain data");
+            crate::document::hex(&Sha256::digest(canonical))
+        })
     }
 
     /// A tag that the other sets to another value: no credential can carry both.

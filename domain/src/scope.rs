@@ -27,6 +27,10 @@ pub struct Scope {
     pub anchor: Option<AnchorKind>,
     /// Whether a second admin must have approved each use of it.
     pub approval: Option<ApprovalRule>,
+    /// What uses of it may leave behind that no end of a task takes back, in the platform team's words.
+    pub leaves_behind: Vec<String>,
+    /// How much of it may be asked for and held, by all who may; never more than the broker's own limits.
+    pub limits: ScopeLimits,
     /// The provider that issues it: `token`, `vault`, `aws`.
     pub provider: String,
     /// What the provider makes of it; its keys are the provider's own.
@@ -40,6 +44,15 @@ pub struct Scope {
 pub struct ApprovalRule {
     /// The longest an approval may stand.
     pub max: Ttl,
+}
+
+/// Limits of one scope, over all identities; absent where the broker's own suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ScopeLimits {
+    /// Requests for it in a minute.
+    pub requests_per_minute: Option<u32>,
+    /// Leases of it that are not over.
+    pub live_leases: Option<u32>,
 }
 
 /// How long the credentials of a scope live.
@@ -117,10 +130,26 @@ impl Revocability {
 }
 
 /// How far, and how late, a credential can still work after its task has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     /// What taking back means here.
     pub revocability: Revocability,
-    /// The longest a credential can work after the end of its task.
+    /// The longest a credential can work after the end of its task. What it left behind is not counted.
     pub worst_case_after_end: Ttl,
+    /// What its use may have left behind that nobody takes back, in the words of the scope; mostly nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves_behind: Vec<String>,
+}
+
+impl Promise {
+    /// What a provider can do for a credential of this scope; no more than waiting for its expiry where a use of it
+    /// leaves something behind.
+    pub fn of(scope: &Scope, revocability: Revocability, worst_case_after_end: Ttl) -> Self {
+        let leaves_behind = scope.leaves_behind.clone();
+        if leaves_behind.is_empty() {
+            return Self { revocability, worst_case_after_end, leaves_behind };
+        }
+        let worst_case_after_end = worst_case_after_end.max(scope.ttl.max);
+        Self { revocability: Revocability::ExpiryOnly, worst_case_after_end, leaves_behind }
+    }
 }

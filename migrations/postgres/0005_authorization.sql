@@ -4,6 +4,11 @@ ALTER TABLE tasks ADD COLUMN labels JSONB NOT NULL DEFAULT '{}';
 -- Present while the task waits for the workload it was opened for: what its deadline becomes once it is claimed.
 ALTER TABLE tasks ADD COLUMN offer_deadline BIGINT;
 
+-- What a use of the credential may leave behind, in the words of its scope.
+ALTER TABLE leases ADD COLUMN leaves_behind JSONB; -- absent where nothing stays
+-- SHA-256 of what policies put into the credential, hexadecimal; absent if nothing.
+ALTER TABLE leases ADD COLUMN narrowed TEXT;
+
 CREATE INDEX leases_live_on ON leases (scope) WHERE state <> 'ended';
 CREATE INDEX leases_live_under ON leases (session) WHERE state <> 'ended';
 

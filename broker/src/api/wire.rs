@@ -143,7 +143,7 @@ pub fn duration(span: Ttl) -> prost_types::Duration {
 }
 
 /// What can be promised about taking a credential back.
-pub fn promise(promise: Promise) -> v1::RevocationPromise {
+pub fn promise(promise: &Promise) -> v1::RevocationPromise {
     let revocability = match promise.revocability {
         Revocability::Exact => v1::Revocability::Exact,
         Revocability::Deny => v1::Revocability::Deny,
@@ -153,6 +153,7 @@ pub fn promise(promise: Promise) -> v1::RevocationPromise {
     v1::RevocationPromise {
         revocability: revocability.into(),
         worst_case_after_end: Some(duration(promise.worst_case_after_end)),
+        leaves_behind: promise.leaves_behind.clone(),
     }
 }
 
@@ -172,7 +173,7 @@ pub fn issued(answer: Answer) -> v1::IssueCredentialResponse {
         lease_id: answer.lease.to_string(),
         expires_at: Some(time(answer.expires_at)),
         refresh_at: Some(time(answer.refresh_at)),
-        promise: Some(promise(answer.promise)),
+        promise: Some(promise(&answer.promise)),
         credential,
         rules_digest: answer.rules_digest,
     }
@@ -247,7 +248,7 @@ pub fn lease(row: &LeaseRow) -> v1::Lease {
         parameters: lease.parameters.clone().into_iter().collect(),
         provider: lease.provider.clone(),
         state: lease.state.name().to_owned(),
-        promise: Some(promise(lease.promise)),
+        promise: Some(promise(&lease.promise)),
         opened_at: Some(time(lease.opened_at)),
         attempts: row.attempts,
         last_error: row.last_error.clone(),

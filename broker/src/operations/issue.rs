@@ -89,7 +89,7 @@ pub(super) async fn run(
         ttl: grant.ttl,
         now: request.at,
     };
-    let promise = lease.promise;
+    let promise = lease.promise.clone();
     fault_point!("issue.before_open");
     let (lease, issued) = if provider.is_local() {
         issue_locally(broker, request, wish, &grant, lease, provider.as_ref(), &order).await?
@@ -207,8 +207,11 @@ async fn open_lease(
     let decision = allow_record("issue", request, task, wish, grant)
         .with("lease_id", lease.id)
         .with("session_id", lease.session);
+    let of_scope = grant.scope.limits.live_leases.unwrap_or(u32::MAX);
     let limits = LeaseLimits {
         per_identity: broker.limits.live_leases_per_identity,
+        per_scope: of_scope.min(broker.limits.live_leases_per_scope),
+        per_session: broker.limits.live_leases_per_session,
         per_node: of_node.unwrap_or(u32::MAX),
     };
     let new = NewLease { lease, decision, node, limits, request: request.id };
@@ -270,6 +273,7 @@ fn new_lease(
         parameters: grant.ask.parameters.clone(),
         provider: grant.scope.provider.clone(),
         promise: promise(broker, task, grant, provider),
+        narrowed: None,
         renews,
         opened_at: request.at,
         state: LeaseState::Pending {

@@ -97,7 +97,7 @@ async fn extend(
             lease: lease.id,
             expires_at,
             refresh_at: schedule::refresh_at(lease.id, request.at, expires_at),
-            promise: lease.promise,
+            promise: lease.promise.clone(),
             credential: None,
             rules_digest: grant.rules_digest.clone(),
         }),

@@ -103,13 +103,10 @@ impl Provider for TokenProvider {
     fn promise(&self, scope: &Scope) -> Promise {
         match Target::read(scope.target.tree()) {
             Ok(target) if target.checked == Checked::Introspect => {
-                Promise { revocability: Revocability::Exact, worst_case_after_end: Ttl::ZERO }
+                Promise::of(scope, Revocability::Exact, Ttl::ZERO)
             }
             // What cannot be read is promised nothing.
-            Ok(_) | Err(_) => Promise {
-                revocability: Revocability::ExpiryOnly,
-                worst_case_after_end: scope.ttl.max.min(LONGEST_LIFE),
-            },
+            Ok(_) | Err(_) => Promise::of(scope, Revocability::ExpiryOnly, scope.ttl.max.min(LONGEST_LIFE)),
         }
     }
 

@@ -35,6 +35,8 @@ macro_rules! store_contract {
             leases::a_lease_given_locally_is_active_at_once,
             leases::live_leases_are_limited_by_identity,
             leases::live_leases_are_limited_by_node,
+            leases::live_leases_are_limited_by_scope_and_by_session,
+            leases::a_renewal_may_stand_beside_what_it_renews,
             leases::a_refused_lease_counts_for_nothing,
             leases::a_change_that_fails_takes_no_other_with_it,
             leases::an_event_that_makes_no_sense_changes_nothing,

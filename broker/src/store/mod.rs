@@ -218,11 +218,16 @@ pub struct AuditRow {
     pub bytes: Vec<u8>,
 }
 
-/// How many live or in-flight leases may stand beside a new one.
+/// How many live or in-flight leases may stand, a new one among them. One that renews another may be one too many: both
+/// stand until it has arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseLimits {
     /// Of one identity.
     pub per_identity: u32,
+    /// Of one scope, whoever holds them.
+    pub per_scope: u32,
+    /// Of one session, in whichever of its tasks.
+    pub per_session: u32,
     /// Of one node; `u32::MAX` for direct callers.
     pub per_node: u32,
 }

@@ -67,6 +67,7 @@ fn leases() -> Vec<v1::Lease> {
         promise: Some(v1::RevocationPromise {
             revocability: v1::Revocability::Exact.into(),
             worst_case_after_end: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            leaves_behind: Vec::new(),
         }),
         opened_at: at(0),
         expires_at: at(300),
@@ -137,7 +138,10 @@ fn documents(kind: &str) -> Vec<v1::Document> {
         applied_at: at(-600),
         applied_by: "spiffe://prod.example/admin/ann".into(),
     };
-    vec![document("kv-read", "  provider: vault\n"), document("s3-train-read", "  provider: aws\n")]
+    vec![
+        document("kv-read", "  provider: vault\n"),
+        document("s3-train-read", "  leaves_behind:\n  - role_sessions\n  - instances\n  provider: aws\n"),
+    ]
 }
 
 /// Records of one stream, chained as a broker chains them.

@@ -101,6 +101,16 @@ impl Fields {
         }
     }
 
+    /// A number that bounds something; `None` if absent or faulty.
+    pub(super) fn limit(&mut self, key: &str, sink: &mut Sink<'_>) -> Option<u32> {
+        let value = self.optional(key)?;
+        let found = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+        if found.is_none() {
+            sink.fault(&self.at(key), format!("expected a whole number from 1 to {}", u32::MAX));
+        }
+        found
+    }
+
     pub(super) fn span(&mut self, key: &str, default: Ttl, sink: &mut Sink<'_>) -> Ttl {
         let Some(text) = self.optional_text(key, sink) else { return default };
         text.parse().unwrap_or_else(|error: crate::time::NotASpan| {

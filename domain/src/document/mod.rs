@@ -226,7 +226,7 @@ fn whole_fault(document: u32, problem: String) -> Fault {
     Fault { document, subject: "?".to_owned(), path: String::new(), problem }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Document;
 use super::fields::{Fields, Sink, kind_of};
 use crate::parameter::{MAX_PARAMETERS, ParameterSpec, ParameterType, WholePattern};
-use crate::scope::{ApprovalRule, Scope, TtlLimits};
+use crate::scope::{ApprovalRule, Scope, ScopeLimits, TtlLimits};
 use crate::stage::Stage;
 use crate::task::AnchorKind;
 use crate::template::Template;
@@ -17,6 +17,8 @@ use crate::time::Ttl;
 pub const DEFAULT_TTL: Ttl = Ttl::minutes(5);
 /// Longest life of a credential that any scope may give.
 pub const LONGEST_TTL: Ttl = Ttl::hours(12);
+/// Most words of `leaves_behind`.
+pub const MAX_LEFT_BEHIND: usize = 8;
 
 /// How long an approval stands at most, if the scope does not say.
 pub const DEFAULT_APPROVAL: Ttl = Ttl::hours(8);
@@ -39,6 +41,8 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
         sink,
     );
     let approval = read_approval(&mut spec, sink);
+    let leaves_behind = read_leaves_behind(&mut spec, sink);
+    let limits = read_limits(&mut spec, sink);
     let target = spec.required("target", sink);
     spec.finish(sink);
     let (provider, target) = read_target(target?, &parameters, sink)?;
@@ -50,6 +54,8 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
         ttl,
         anchor,
         approval,
+        leaves_behind,
+        limits,
         provider,
         target,
         digest: document.digest(),
@@ -98,6 +104,34 @@ fn read_approval(spec: &mut Fields, sink: &mut Sink<'_>) -> Option<ApprovalRule>
         sink.fault("spec.approval.max", format!("must be above 0s and at most {LONGEST_APPROVAL}"));
     }
     Some(ApprovalRule { max })
+}
+
+fn read_leaves_behind(spec: &mut Fields, sink: &mut Sink<'_>) -> Vec<String> {
+    const PATH: &str = "spec.leaves_behind";
+    let Some(value) = spec.optional("leaves_behind") else { return Vec::new() };
+    let Some(mut list) = Fields::of(serde_json::json!({ "leaves_behind": value }), "spec", sink) else {
+        return Vec::new();
+    };
+    let words = list.texts("leaves_behind", sink);
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    for word in words.iter().filter(|word| !(1..=32).contains(&word.len()) || !word.bytes().all(legal)) {
+        sink.fault(PATH, format!("{word:?} is no word of a-z, 0-9 and underscore, at most 32"));
+    }
+    if words.len() > MAX_LEFT_BEHIND || words.iter().collect::<BTreeSet<_>>().len() < words.len() {
+        sink.fault(PATH, format!("expected at most {MAX_LEFT_BEHIND} different words"));
+    }
+    words
+}
+
+fn read_limits(spec: &mut Fields, sink: &mut Sink<'_>) -> ScopeLimits {
+    let Some(value) = spec.optional("limits") else { return ScopeLimits::default() };
+    let Some(mut fields) = Fields::of(value, "spec.limits", sink) else { return ScopeLimits::default() };
+    let limits = ScopeLimits {
+        requests_per_minute: fields.limit("requests_per_minute", sink),
+        live_leases: fields.limit("live_leases", sink),
+    };
+    fields.finish(sink);
+    limits
 }
 
 fn read_parameters(spec: &mut Fields, sink: &mut Sink<'_>) -> BTreeMap<String, ParameterSpec> {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::node::TrustDomainRule;
+use crate::scope::{Promise, Revocability, ScopeLimits};
 use crate::stage::Stage;
+use crate::time::Ttl;
 
 fn domains() -> Vec<TrustDomainRule> {
     vec![TrustDomainRule {
@@ -99,6 +101,47 @@ fn all_faults_are_told_at_once_with_their_path() {
     ] {
         assert!(faults.contains(&(subject.to_owned(), path.to_owned())), "{path} in {faults:?}");
     }
+}
+
+#[test]
+fn a_scope_says_what_it_leaves_behind_and_how_much_of_it_there_is() {
+    let with = |more: &str| WHOLE.replace("stages: [training]", &format!("stages: [training]\n  {more}"));
+    let stated =
+        with("leaves_behind: [role_sessions, keys]\n  limits: {requests_per_minute: 60, live_leases: 5}");
+    let rules = compile(1, &domains(), &parse(&stated).0).expect("no faults");
+    let scope = rules.scope("s3-train-read").expect("the scope");
+    assert_eq!(scope.leaves_behind, ["role_sessions", "keys"]);
+    assert_eq!(scope.limits, ScopeLimits { requests_per_minute: Some(60), live_leases: Some(5) });
+    for (faulty, path) in [
+        ("leaves_behind: []", "spec.leaves_behind"),
+        ("leaves_behind: keys", "spec.leaves_behind"),
+        ("leaves_behind: [keys, keys]", "spec.leaves_behind"),
+        ("leaves_behind: [\"two words\"]", "spec.leaves_behind"),
+        ("leaves_behind: [a, b, c, d, e, f, g, h, i]", "spec.leaves_behind"),
+        ("limits: {requests_per_minute: 0}", "spec.limits.requests_per_minute"),
+        ("limits: {live_leases: 4294967296}", "spec.limits.live_leases"),
+        ("limits: {leases: 1}", "spec.limits.leases"),
+    ] {
+        assert_eq!(
+            faults_of(&with(faulty)),
+            [("Scope/s3-train-read".to_owned(), path.to_owned())],
+            "{faulty}"
+        );
+    }
+}
+
+#[test]
+fn what_leaves_something_behind_is_promised_no_more_than_its_expiry() {
+    let rules = |yaml: &str| compile(1, &domains(), &parse(yaml).0).expect("no faults");
+    let of = |yaml: &str| {
+        let rules = rules(yaml);
+        Promise::of(rules.scope("s3-train-read").expect("the scope"), Revocability::Exact, Ttl::seconds(5))
+    };
+    let plain = of(WHOLE);
+    assert_eq!((plain.revocability, plain.worst_case_after_end), (Revocability::Exact, Ttl::seconds(5)));
+    let leaves = of(&WHOLE.replace("stages: [training]", "stages: [training]\n  leaves_behind: [keys]"));
+    assert_eq!((leaves.revocability, leaves.worst_case_after_end), (Revocability::ExpiryOnly, Ttl::hours(1)));
+    assert_eq!(leaves.leaves_behind, ["keys"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Actions that no session policy may allow: what they give outlasts the session, or is more than the session has.
+//! Actions whose effect outlasts the session, or is more than the session has. A session policy may allow one only if its
+//! scope says what it leaves behind.
 //!
 //! The list is reviewed by people and never whole: AWS adds actions every week. What it misses is still bounded by the
 //! role's own policy and its boundary. Names are those of the AWS Service Authorization Reference.
@@ -24,6 +25,16 @@ impl Escape {
             Escape::Rights => "changes who may do what, beyond the end of the task",
             Escape::Code => "runs code as another role, beyond the end of the task",
             Escape::Connection => "opens a connection that outlasts the session",
+        }
+    }
+
+    /// A word for what stays, as a scope may declare it.
+    pub(super) const fn noun(self) -> &'static str {
+        match self {
+            Escape::Credentials => "credentials",
+            Escape::Rights => "rights",
+            Escape::Code => "code",
+            Escape::Connection => "connections",
         }
     }
 }

@@ -200,10 +200,7 @@ impl Provider for AwsProvider {
     }
 
     fn promise(&self, scope: &Scope) -> Promise {
-        Promise {
-            revocability: Revocability::ExpiryOnly,
-            worst_case_after_end: scope.ttl.max.max(SHORTEST_SESSION),
-        }
+        Promise::of(scope, Revocability::ExpiryOnly, scope.ttl.max.max(SHORTEST_SESSION))
     }
 
     /// A request can be held up on its way for as long as its assertion lives, and the session begins when STS acts on it.

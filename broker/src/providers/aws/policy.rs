@@ -44,13 +44,26 @@ const NEGATED: [&str; 8] = [
     "StringNotLike",
 ];
 
+/// What the scope says of actions whose effect outlasts the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Escapes {
+    /// Nothing, so there may be none.
+    Refused,
+    /// What they leave behind; it promises no more than the session's expiry.
+    Declared,
+}
+
 /// Tells every fault of a policy, with its path below `spec.target.aws`.
-pub(super) fn check(policy: &Value) -> Vec<TemplateFault> {
-    let mut faults = Faults(Vec::new());
+pub(super) fn check(policy: &Value, escapes: Escapes) -> Vec<TemplateFault> {
+    let mut faults = Faults { found: Vec::new(), escapes };
+    check_policy(policy, &mut faults);
+    faults.found
+}
+
+fn check_policy(policy: &Value, faults: &mut Faults) {
     let path = "session_policy";
     let Value::Object(fields) = policy else {
-        faults.add(path, "expected a policy document, as a mapping with Version and Statement");
-        return faults.0;
+        return faults.add(path, "expected a policy document, as a mapping with Version and Statement");
     };
     for key in fields.keys().filter(|key| !["Version", "Statement"].contains(&key.as_str())) {
         faults.add(&format!("{path}.{key}"), "unknown element; a session policy has Version and Statement");
@@ -67,13 +80,10 @@ pub(super) fn check(policy: &Value) -> Vec<TemplateFault> {
         Some(Value::Array(many)) if !many.is_empty() => {
             many.iter().enumerate().map(|(index, one)| (format!("{path}[{index}]"), one)).collect()
         }
-        _ => {
-            faults.add(&path, "expected at least one statement");
-            return faults.0;
-        }
+        _ => return faults.add(&path, "expected at least one statement"),
     };
     for (path, statement) in &statements {
-        check_statement(statement, path, &mut faults);
+        check_statement(statement, path, faults);
     }
     if statements.iter().all(|(_, statement)| statement["Effect"] == "Deny") {
         faults.add(
@@ -81,7 +91,6 @@ pub(super) fn check(policy: &Value) -> Vec<TemplateFault> {
             "nothing is allowed; a session has only what this policy allows",
         );
     }
-    faults.0
 }
 
 /// Whether a statement gives or takes.
@@ -184,9 +193,12 @@ fn check_action(action: &str, effect: Effect, path: &str, faults: &mut Faults) {
         return faults.add(path, "expected service:Action, with wildcards in the action only");
     };
     if effect == Effect::Allow
+        && faults.escapes == Escapes::Refused
         && let Some((listed, escape)) = escapes::first_within(service, name)
     {
-        faults.add(path, &format!("takes in {listed}, which {}", escape.words()));
+        let (words, noun) = (escape.words(), escape.noun());
+        let next = format!("remove the action, or declare spec.leaves_behind: [{noun}]");
+        faults.add(path, &format!("takes in {listed}, which {words}; {next}"));
     }
 }
 
@@ -297,11 +309,14 @@ fn holds_parameter(leaf: &str) -> bool {
     leaf[at..].find('}').is_some_and(|close| holds_parameter(&leaf[at + close..]))
 }
 
-struct Faults(Vec<TemplateFault>);
+struct Faults {
+    found: Vec<TemplateFault>,
+    escapes: Escapes,
+}
 
 impl Faults {
     fn add(&mut self, path: &str, problem: &str) {
-        self.0.push(TemplateFault { path: path.to_owned(), problem: problem.to_owned() });
+        self.found.push(TemplateFault { path: path.to_owned(), problem: problem.to_owned() });
     }
 }
 

@@ -7,7 +7,7 @@ use dayfly_domain::time::Ttl;
 use serde_json::{Map, Value};
 
 use super::config::is_region;
-use super::policy::{self, LONGEST_POLICY};
+use super::policy::{self, Escapes, LONGEST_POLICY};
 
 /// AWS, AssumeRoleWithWebIdentity, DurationSeconds: at least 900.
 pub(super) const SHORTEST_SESSION: Ttl = Ttl::minutes(15);
@@ -65,7 +65,8 @@ pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
             faults.push(fault("session_policy", "missing: without it a session may do all that the role may"))
         }
         Some(tree) => {
-            let found = policy::check(tree);
+            let escapes = if scope.leaves_behind.is_empty() { Escapes::Refused } else { Escapes::Declared };
+            let found = policy::check(tree, escapes);
             if found.is_empty() {
                 faults.extend(check_length(scope));
             }
@@ -230,6 +231,8 @@ pub(super) fn scope(
         ttl: dayfly_domain::scope::TtlLimits { default: max, max },
         anchor: None,
         approval: None,
+        leaves_behind: Vec::new(),
+        limits: Default::default(),
         provider: super::NAME.to_owned(),
         digest: String::new(),
     }

@@ -91,6 +91,7 @@ impl World {
             parameters: BTreeMap::from([("dataset".into(), "corpus-7".into())]),
             provider: NAME.to_owned(),
             promise: self.provider.promise(scope),
+            narrowed: None,
             renews: None,
             opened_at: NOW,
             state,
@@ -115,6 +116,8 @@ pub(crate) fn scope(target: Value) -> Scope {
         ttl: TtlLimits { default: Ttl::minutes(2), max: Ttl::minutes(5) },
         anchor: None,
         approval: None,
+        leaves_behind: Vec::new(),
+        limits: Default::default(),
         provider: NAME.to_owned(),
         digest: String::new(),
     }

@@ -76,7 +76,11 @@ fn where_nobody_can_ask_nothing_is_promised_exactly() {
     let world = World::with(TokenOptions { dev: false, introspection: false });
     let told = world.provider.check_scope(&introspected());
     assert_eq!(told.iter().map(|fault| fault.path.as_str()).collect::<Vec<_>>(), ["checked"]);
-    let promise = |revocability, worst_case_after_end| Promise { revocability, worst_case_after_end };
+    let promise = |revocability, worst_case_after_end| Promise {
+        revocability,
+        worst_case_after_end,
+        leaves_behind: Vec::new(),
+    };
     assert_eq!(world.provider.promise(&introspected()), promise(Revocability::Exact, Ttl::ZERO));
     assert_eq!(world.provider.promise(&offline()), promise(Revocability::ExpiryOnly, Ttl::minutes(5)));
     assert_eq!(world.provider.promise(&scope(json!({}))).revocability, Revocability::ExpiryOnly);

@@ -221,9 +221,9 @@ impl Provider for VaultProvider {
         faults
     }
 
-    fn promise(&self, _: &Scope) -> Promise {
+    fn promise(&self, scope: &Scope) -> Promise {
         // One call; a Vault that cannot be reached gives no secrets either, and its token lapses at the TTL.
-        Promise { revocability: Revocability::Exact, worst_case_after_end: self.timeout }
+        Promise::of(scope, Revocability::Exact, self.timeout)
     }
 
     fn residue(&self, _: &Scope, ttl: Ttl) -> Ttl {

@@ -231,6 +231,8 @@ mod tests {
             ttl: TtlLimits { default: Ttl::minutes(5), max: Ttl::hours(1) },
             anchor: None,
             approval: None,
+            leaves_behind: Vec::new(),
+            limits: Default::default(),
             provider: "vault".into(),
             digest: String::new(),
         }

@@ -73,7 +73,12 @@ fn revoking(handle: Value) -> Lease {
         scope: "kb".into(),
         parameters: Parameters::new(),
         provider: NAME.into(),
-        promise: Promise { revocability: Revocability::Exact, worst_case_after_end: Ttl::ZERO },
+        promise: Promise {
+            revocability: Revocability::Exact,
+            worst_case_after_end: Ttl::ZERO,
+            leaves_behind: Vec::new(),
+        },
+        narrowed: None,
         renews: None,
         opened_at: NOW,
         state: LeaseState::Revoking {
@@ -147,6 +152,8 @@ async fn a_creation_that_failed_halfway_is_not_called_refused() {
         ttl: TtlLimits { default: Ttl::minutes(5), max: Ttl::hours(1) },
         anchor: None,
         approval: None,
+        leaves_behind: Vec::new(),
+        limits: Default::default(),
         provider: NAME.into(),
         target: Template::parse(target.clone(), &Default::default()).expect("a template"),
         digest: String::new(),

@@ -2,6 +2,7 @@
 
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, Outcome, RevokeCause};
+use dayfly_domain::scope::Promise;
 use dayfly_domain::task::{EndCause, Task};
 
 use super::World;
@@ -17,7 +18,11 @@ pub(crate) async fn what_is_written_is_read_back(w: &mut World) {
     assert_eq!(w.store().lineage(unknown).await.unwrap(), []);
 
     let first = w.open_pending(&child, "b").await;
-    let renewal = Lease { renews: Some(first.id), ..w.active(&child, "b") };
+    let renewal = w.active(&child, "b");
+    let leaves_behind = vec!["role_sessions".to_owned(), "keys".to_owned()];
+    let promise = Promise { leaves_behind, ..renewal.promise.clone() };
+    let narrowed = Some("ab".repeat(32));
+    let renewal = Lease { renews: Some(first.id), promise, narrowed, ..renewal };
     w.try_lease(&renewal, T0).await.unwrap();
     assert_eq!(w.store().lease(first.id).await.unwrap().unwrap().lease, first);
     assert_eq!(w.store().lease(renewal.id).await.unwrap().unwrap().lease, renewal);
@@ -102,6 +107,36 @@ pub(crate) async fn live_leases_are_limited_by_node(w: &mut World) {
     assert!(is_refused(w, &root, "b", limits).await, "they are not gone yet");
     w.record(&leases[0], LeaseEvent::Verify { evidence: "gone".to_owned() }, at(2)).await;
     assert!(!is_refused(w, &root, "b", limits).await);
+}
+
+pub(crate) async fn live_leases_are_limited_by_scope_and_by_session(w: &mut World) {
+    let root = w.open_root("a").await;
+    let by_scope = LeaseLimits { per_scope: 2, ..NO_LIMITS };
+    let by_session = LeaseLimits { per_session: 2, ..NO_LIMITS };
+    let leases = fill(w, &root, by_scope).await;
+    let (child, other) = (w.open_child(&root, "b").await, w.open_root("c").await);
+    assert!(is_refused(w, &other, "c", by_scope).await, "whoever asks, and wherever");
+    assert!(is_refused(w, &child, "b", by_session).await, "in whichever task of the tree");
+    assert!(!is_refused(w, &other, "c", by_session).await, "other sessions have their own");
+    w.reopen().await;
+    assert!(is_refused(w, &child, "b", by_session).await);
+    let elsewhere = Lease { scope: "vault-read".to_owned(), ..w.pending(&other, "c") };
+    let elsewhere = w.new_lease(&elsewhere, by_scope);
+    w.store().open_lease(elsewhere, T0).await.expect("other scopes have their own");
+    w.record(&leases[0], LeaseEvent::AskRevoke(RevokeCause::Holder), at(1)).await;
+    w.record(&leases[0], LeaseEvent::Verify { evidence: "gone".to_owned() }, at(2)).await;
+    assert!(!is_refused(w, &child, "b", by_session).await);
+}
+
+pub(crate) async fn a_renewal_may_stand_beside_what_it_renews(w: &mut World) {
+    let root = w.open_root("a").await;
+    let limits = LeaseLimits { per_identity: 2, per_scope: 2, per_session: 2, ..NO_LIMITS };
+    let leases = fill(w, &root, limits).await;
+    for (renews, taken) in [(None, false), (Some(leases[0].id), true), (Some(leases[1].id), false)] {
+        let lease = Lease { renews, ..w.active(&root, "a") };
+        let new = w.new_lease(&lease, limits);
+        assert_eq!(w.store().open_lease(new, T0).await.is_ok(), taken, "{renews:?}");
+    }
 }
 
 pub(crate) async fn a_refused_lease_counts_for_nothing(w: &mut World) {

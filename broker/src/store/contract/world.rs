@@ -53,7 +53,8 @@ pub(crate) fn handle(name: &str) -> Handle {
     Handle(json!({"accessor": name, "note": "a \"quoted\" ä"}))
 }
 
-pub(crate) const NO_LIMITS: LeaseLimits = LeaseLimits { per_identity: u32::MAX, per_node: u32::MAX };
+pub(crate) const NO_LIMITS: LeaseLimits =
+    LeaseLimits { per_identity: u32::MAX, per_scope: u32::MAX, per_session: u32::MAX, per_node: u32::MAX };
 
 impl World {
     pub(crate) fn new(fixture: impl Fixture + 'static) -> Self {
@@ -145,7 +146,12 @@ impl World {
             scope: "s3-train-read".to_owned(),
             parameters: BTreeMap::from([("dataset".to_owned(), "corpus-7".to_owned())]),
             provider: "vault".to_owned(),
-            promise: Promise { revocability: Revocability::Exact, worst_case_after_end: Ttl::seconds(30) },
+            promise: Promise {
+                revocability: Revocability::Exact,
+                worst_case_after_end: Ttl::seconds(30),
+                leaves_behind: Vec::new(),
+            },
+            narrowed: None,
             renews: None,
             opened_at: T0,
             state: LeaseState::Pending { since: T0, residue_until: at(60) },

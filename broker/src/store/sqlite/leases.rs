@@ -11,6 +11,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::Line;
+use super::counts::Holders;
 use super::moves::Moves;
 use super::rows::{self, StateColumns, json};
 use super::transaction::{Insert, Sql, Tx, corrupt, failed};
@@ -21,10 +22,10 @@ use crate::store::{LeaseLimits, NewLease, StoreError};
 pub(super) static INSERT: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(
         "INSERT INTO leases
-            (id, task, session, spiffe_id, node, scope, parameters, provider, revocability, worst_case_ms, renews,
-             opened_at, state, pending_since, bound_at, handle)
+            (id, task, session, spiffe_id, node, scope, parameters, provider, revocability, worst_case_ms,
+             leaves_behind, narrowed, renews, opened_at, state, pending_since, bound_at, handle)
         VALUES",
-        16,
+        18,
     )
 });
 
@@ -41,6 +42,8 @@ pub(super) struct FreshLease {
     provider: String,
     revocability: &'static str,
     worst_case_ms: i64,
+    leaves_behind: Option<String>,
+    narrowed: Option<String>,
     renews: Option<String>,
     opened_at: i64,
     state: &'static str,
@@ -51,6 +54,7 @@ pub(super) struct FreshLease {
 
 impl FreshLease {
     fn new(lease: &Lease, node: Option<&SpiffeId>) -> Self {
+        let leaves_behind = &lease.promise.leaves_behind;
         let StateColumns { state, pending_since, bound_at, handle, .. } = StateColumns::from(&lease.state);
         Self {
             id: lease.id.to_string(),
@@ -63,6 +67,8 @@ impl FreshLease {
             provider: lease.provider.clone(),
             revocability: lease.promise.revocability.as_str(),
             worst_case_ms: i64::try_from(lease.promise.worst_case_after_end.as_millis()).unwrap_or(i64::MAX),
+            leaves_behind: (!leaves_behind.is_empty()).then(|| json(leaves_behind)),
+            narrowed: lease.narrowed.clone(),
             renews: lease.renews.map(|renewed| renewed.to_string()),
             opened_at: lease.opened_at.unix_millis(),
             state,
@@ -84,6 +90,8 @@ impl FreshLease {
             .bind(row.provider)
             .bind(row.revocability)
             .bind(row.worst_case_ms)
+            .bind(row.leaves_behind)
+            .bind(row.narrowed)
             .bind(row.renews)
             .bind(row.opened_at)
             .bind(row.state)
@@ -96,8 +104,7 @@ impl FreshLease {
 pub(super) struct OpenLease {
     task: TaskId,
     session: SessionId,
-    identity: SpiffeId,
-    node: Option<SpiffeId>,
+    holders: Holders,
     limits: LeaseLimits,
     row: FreshLease,
     lines: [Line; 2],
@@ -116,8 +123,7 @@ impl OpenLease {
             session: lease.session,
             row: FreshLease::new(&lease, node.as_ref()),
             lines: [Line::new(&decision), Line::new(&opened)],
-            identity: lease.spiffe_id,
-            node,
+            holders: Holders::of(&lease, node.as_ref()),
             limits,
             now,
         })
@@ -133,8 +139,8 @@ impl Verb for OpenLease {
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
         tx.require_open(self.task, self.session, self.now).await?;
-        tx.live.admit(&self.identity, self.node.as_ref(), self.limits)?;
-        tx.live.add(&self.identity, self.node.as_ref());
+        tx.live.admit(&self.holders, self.limits)?;
+        tx.live.add(&self.holders);
         tx.add_lease(self.row.clone());
         for line in &self.lines {
             tx.note(line.clone());

@@ -5,6 +5,7 @@ use dayfly_domain::lease::{IllegalTransition, LeaseEvent, LeaseState};
 use dayfly_domain::time::Timestamp;
 use serde::Serialize;
 
+use super::counts::Holders;
 use super::rows::{Queued, StateColumns, StoredLease, json};
 use super::transaction::Tx;
 use crate::records;
@@ -47,8 +48,8 @@ impl Moves {
         }
         let (lease, node) = (&mut stored.lease, stored.node.as_ref());
         match (is_over(&before), is_over(&after)) {
-            (false, true) => tx.live.remove(&lease.spiffe_id, node),
-            (true, false) => tx.live.add(&lease.spiffe_id, node),
+            (false, true) => tx.live.remove(&Holders::of(lease, node)),
+            (true, false) => tx.live.add(&Holders::of(lease, node)),
             (true, true) | (false, false) => {}
         }
         match (can_be_revoked(&before), can_be_revoked(&after)) {

@@ -153,7 +153,12 @@ pub(super) fn lease(row: &SqliteRow) -> Result<StoredLease, StoreError> {
         scope: row.text("scope")?,
         parameters: row.json("parameters")?,
         provider: row.text("provider")?,
-        promise: Promise { revocability, worst_case_after_end },
+        promise: Promise {
+            revocability,
+            worst_case_after_end,
+            leaves_behind: row.maybe_json("leaves_behind")?.unwrap_or_default(),
+        },
+        narrowed: row.maybe_text("narrowed")?,
         renews: row.maybe_parsed::<LeaseId>("renews")?,
         opened_at: row.time("opened_at")?,
         state: lease_state(&row)?,

@@ -23,14 +23,17 @@ fn with(pointer: &str, value: Value) -> Vec<String> {
         (None, Some((parent, key))) => policy.pointer_mut(parent).expect("a parent")[key] = value,
         (None, None) => unreachable!("a pointer has a slash"),
     }
-    check(&policy).into_iter().map(|fault| format!("{}: {}", fault.path, fault.problem)).collect()
+    check(&policy, Escapes::Refused)
+        .into_iter()
+        .map(|fault| format!("{}: {}", fault.path, fault.problem))
+        .collect()
 }
 
 #[test]
 fn a_sound_policy_has_no_fault() {
-    assert_eq!(check(&reading()), []);
+    assert_eq!(check(&reading(), Escapes::Refused), []);
     let single = json!({"Version": "2012-10-17", "Statement": reading()["Statement"][0]});
-    assert_eq!(check(&single), []);
+    assert_eq!(check(&single, Escapes::Refused), []);
 }
 
 #[test]
@@ -148,7 +151,25 @@ fn parameters_stand_only_where_a_value_narrows() {
 #[test]
 fn a_policy_that_allows_nothing_is_a_mistake() {
     let only = json!({"Version": "2012-10-17", "Statement": [reading()["Statement"][2]]});
-    assert!(check(&only)[0].problem.starts_with("nothing is allowed"));
-    assert_eq!(check(&Value::Null).len(), 1);
-    assert!(check(&json!({})).len() >= 2);
+    assert!(check(&only, Escapes::Refused)[0].problem.starts_with("nothing is allowed"));
+    assert_eq!(check(&Value::Null, Escapes::Refused).len(), 1);
+    assert!(check(&json!({}), Escapes::Refused).len() >= 2);
+}
+
+#[test]
+fn what_outlasts_the_session_is_allowed_where_it_is_declared_and_nothing_else_is() {
+    let mut policy = reading();
+    policy["Statement"][0]["Action"] = json!(["sts:AssumeRole", "ec2:RunInstances"]);
+    let refused = check(&policy, Escapes::Refused);
+    assert_eq!(refused.len(), 2, "both at once: {refused:?}");
+    assert!(refused[0].problem.ends_with("declare spec.leaves_behind: [credentials]"), "{refused:?}");
+    assert!(refused[1].problem.ends_with("declare spec.leaves_behind: [code]"), "{refused:?}");
+    assert_eq!(check(&policy, Escapes::Declared), []);
+    for wider in [json!("*"), json!("*:AssumeRole"), json!("sts:{dataset}")] {
+        policy["Statement"][0]["Action"] = wider;
+        assert_eq!(check(&policy, Escapes::Declared).len(), 1, "{policy}");
+    }
+    policy["Statement"][0]["Action"] = json!("s3:GetObject");
+    policy["Statement"][0]["NotResource"] = json!("*");
+    assert_eq!(check(&policy, Escapes::Declared).len(), 1);
 }
