@@ -157,6 +157,6 @@ mod tests {
         let me = Me { uid: 1000 };
         assert!(rules.node(&id(AGENT.to_owned())).is_some_and(|node| node.speaks_for(&id(me.program()))));
         assert!(rules.stage_of(&id(SERVICE.to_owned())).is_some());
-        assert!(rules.bindings_on("call-service", &id(me.program())).first().is_some());
+        assert!(!rules.bindings_on("call-service", &id(me.program())).is_empty());
     }
 }
