@@ -10,7 +10,7 @@ use crate::parameter::{ParameterSpec, ParameterType, WholePattern};
 use crate::pattern::SpiffePattern;
 use crate::policy::{Judge, Judgement, Narrowing, PolicyInput, PolicyStep};
 use crate::rules::StageRule;
-use crate::scope::{ApprovalRule, TtlLimits};
+use crate::scope::{ApprovalRule, ScopeLimits, TtlLimits};
 use crate::task::Offer;
 use crate::template::Template;
 
@@ -199,6 +199,8 @@ fn scope(dice: &mut Dice, name: &str) -> Scope {
         ttl: TtlLimits { default: Ttl::minutes(5), max: Ttl::minutes(15) },
         anchor: dice.one_in(10).then_some(AnchorKind::CgroupOwned),
         approval: dice.one_in(5).then_some(ApprovalRule { max: Ttl::hours(8) }),
+        leaves_behind: Vec::new(),
+        limits: ScopeLimits::default(),
         provider: "token".into(),
         target: Template::parse(serde_json::json!({}), &BTreeMap::new()).expect("an empty template"),
         digest: format!("digest of {name}"),
