@@ -1,11 +1,11 @@
 //! Ends what time ends: overdue tasks, silent nodes, lost streams, leases whose last moment is past, pending leases that
-//! a crash left behind.
+//! a crash left behind, hashes of client assertions that ran out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dayfly_domain::task::{AnchorKind, EndCause};
-use dayfly_domain::time::Timestamp;
+use dayfly_domain::time::{Timestamp, Ttl};
 use tokio_util::sync::CancellationToken;
 
 use crate::operations::Broker;
@@ -14,8 +14,11 @@ use crate::store::{EndWhich, StoreError, TaskFilter};
 
 /// How often the world is read anew.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Leases swept in one transaction.
+/// Rows swept in one transaction.
 const CHUNK: u32 = 500;
+/// How long the hash of a client assertion is kept after the assertion ran out: longer than a request that brings it
+/// again may take.
+const ASSERTION_KEPT: Ttl = Ttl::minutes(1);
 
 /// Sweeps until told to stop.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
@@ -49,6 +52,7 @@ async fn sweep(broker: &Broker, started: Timestamp) -> Result<(), StoreError> {
     }
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
     while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
+    while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}
     let counted = broker.denials.flush(now);
     if !counted.is_empty() {
         broker.store.write_records(counted).await?;

@@ -4,6 +4,7 @@
 //! record, and nothing is open under what is over.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod assertions;
 pub(crate) mod documents;
 pub(crate) mod ends;
 pub(crate) mod leases;
@@ -53,6 +54,9 @@ macro_rules! store_contract {
             revocations::a_handle_is_amended_where_there_is_one,
             documents::documents_are_applied_whole_and_kept,
             documents::a_stale_revision_is_refused,
+            assertions::an_assertion_is_taken_once_also_after_a_restart,
+            assertions::of_two_that_bring_an_assertion_at_once_one_is_heard,
+            assertions::an_assertion_that_ran_out_is_not_taken_and_then_forgotten,
             nodes::a_second_boot_waits_until_the_first_lapsed,
             nodes::only_the_newest_stream_speaks,
             nodes::silent_nodes_lapse_once,

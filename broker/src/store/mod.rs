@@ -357,6 +357,17 @@ pub trait Store: Send + Sync {
     /// Every node seen.
     async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
 
+    /// Takes a client assertion, known by a hash, unless it was taken before or has run out. False: it proves nothing.
+    async fn take_assertion(
+        &self,
+        hash: [u8; 32],
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Forgets assertions that ran out before the moment, the oldest first, and returns how many.
+    async fn sweep_assertions(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError>;
+
     /// Writes records that go with no change of state: denials, reads, starts.
     async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError>;
 

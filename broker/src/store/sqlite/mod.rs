@@ -1,8 +1,9 @@
 //! The SQLite store: one writer that commits many requests at once, and readers beside it.
 //!
 //! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations` and `nodes`.
+//! `leases`, `revocations`, `nodes` and `assertions`.
 
+mod assertions;
 mod audit;
 mod counts;
 mod documents;
@@ -238,6 +239,19 @@ impl Store for SqliteStore {
 
     async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
         nodes::all(&self.readers).await
+    }
+
+    async fn take_assertion(
+        &self,
+        hash: [u8; 32],
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.desk.post(assertions::Take { hash, expires_at, now }).await
+    }
+
+    async fn sweep_assertions(&self, expired_before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.desk.post(assertions::Sweep { expired_before, limit }).await
     }
 
     async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
