@@ -114,7 +114,7 @@ url = "http://127.0.0.1:9/dayfly"
     }
 
     /// A Workload API at which this very process has that identity.
-    async fn workload_api(&mut self, id: &str) -> String {
+    pub async fn workload_api(&mut self, id: &str) -> String {
         let socket = self.folder.path().join(format!("w{}.sock", self.servers.len()));
         let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("proc"));
         let entry = Entry::new(id).expect("an id").uid(uid);
