@@ -3,7 +3,7 @@
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::RequestId;
 use dayfly_domain::lease::{Lease, LeaseState, Outcome};
-use dayfly_domain::task::{EndCause, Task};
+use dayfly_domain::task::{EndCause, Task, TaskState};
 use dayfly_domain::time::Timestamp;
 
 /// A lease came to stand where it stands now.
@@ -60,23 +60,41 @@ pub fn lease(lease: &Lease, at: Timestamp, request: Option<RequestId>) -> Record
     }
 }
 
-/// A task was opened.
+/// A task was opened, or offered to a workload.
 pub fn task_opened(task: &Task, at: Timestamp, request: RequestId) -> Record {
-    let record = Record::new(Stream::Lease, "task.open", at)
+    let event = if task.offer.is_some() { "task.offered" } else { "task.open" };
+    let record =
+        of_task(event, task, at, request).with("ceiling", &task.ceiling).with("intent", &task.intent);
+    let record = match task.parent {
+        Some(parent) => record.with("parent_task_id", parent),
+        None => record,
+    };
+    match task.offer {
+        Some(offer) => record.with("deadline_if_claimed", offer.deadline.to_string()),
+        None => record,
+    }
+}
+
+/// A task was claimed by the workload it was offered to.
+pub fn task_claimed(task: &Task, at: Timestamp, request: RequestId) -> Record {
+    of_task("task.claimed", task, at, request)
+}
+
+/// Whose it is, and what its life hangs on.
+fn of_task(event: &'static str, task: &Task, at: Timestamp, request: RequestId) -> Record {
+    let record = Record::new(Stream::Lease, event, at)
         .request(request)
         .with("task_id", task.id)
         .with("session_id", task.session)
         .with("spiffe_id", &task.opened_by)
         .with("stage", task.stage)
-        .with("anchor", &task.anchor)
-        .with("ceiling", &task.ceiling)
-        .with("intent", &task.intent);
-    let record = match &task.node {
-        Some(node) => record.with("node", node),
-        None => record,
+        .with("anchor", &task.anchor);
+    let record = match task.state {
+        TaskState::Open { deadline } => record.with("deadline", deadline.to_string()),
+        TaskState::Ended { .. } => record,
     };
-    match task.parent {
-        Some(parent) => record.with("parent_task_id", parent),
+    match &task.node {
+        Some(node) => record.with("node", node),
         None => record,
     }
 }

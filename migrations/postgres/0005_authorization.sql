@@ -3,6 +3,8 @@
 ALTER TABLE tasks ADD COLUMN labels JSONB NOT NULL DEFAULT '{}';
 -- Present while the task waits for the workload it was opened for: what its deadline becomes once it is claimed.
 ALTER TABLE tasks ADD COLUMN offer_deadline BIGINT;
+-- When that was.
+ALTER TABLE tasks ADD COLUMN claimed_at BIGINT;
 
 -- What a use of the credential may leave behind, in the words of its scope.
 ALTER TABLE leases ADD COLUMN leaves_behind JSONB; -- absent where nothing stays

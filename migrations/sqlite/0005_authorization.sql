@@ -3,6 +3,8 @@
 ALTER TABLE tasks ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'; -- JSON
 -- Present while the task waits for the workload it was opened for: what its deadline becomes once it is claimed.
 ALTER TABLE tasks ADD COLUMN offer_deadline INTEGER;
+-- When that was.
+ALTER TABLE tasks ADD COLUMN claimed_at INTEGER;
 
 -- What a use of the credential may leave behind, in the words of its scope.
 ALTER TABLE leases ADD COLUMN leaves_behind TEXT; -- JSON; absent where nothing stays

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub(crate) mod assertions;
+pub(crate) mod claims;
 pub(crate) mod documents;
 pub(crate) mod ends;
 pub(crate) mod leases;
@@ -32,6 +33,13 @@ macro_rules! store_contract {
             ends::an_identity_loses_its_tasks_and_its_leases_elsewhere,
             ends::a_node_ends_with_its_tasks,
             ends::tasks_missing_from_an_inventory_end,
+            claims::a_claimed_task_is_the_claimants_until_the_offered_deadline,
+            claims::only_the_named_workload_claims_and_only_once,
+            claims::an_offer_lapses_with_its_own_end_and_with_any_deadline_above,
+            claims::nothing_is_opened_under_an_offer,
+            claims::what_is_under_a_claimed_task_ends_with_the_task_above,
+            claims::an_inventory_judges_a_claimed_task_from_its_claim_on,
+            claims::of_many_claims_at_once_one_wins,
             leases::what_is_written_is_read_back,
             leases::a_lease_given_locally_is_active_at_once,
             leases::live_leases_are_limited_by_identity,

@@ -13,7 +13,8 @@ use dayfly_domain::document::{Document, DocumentKey, Kind};
 use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::task::{EndCause, Task};
+use dayfly_domain::stage::Stage;
+use dayfly_domain::task::{Anchor, EndCause, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use thiserror::Error;
 
@@ -101,17 +102,38 @@ pub enum EndWhich {
     Identity(SpiffeId),
     /// Every task that this node opened.
     Node(SpiffeId),
-    /// Every open task of this node that is not in its inventory and was opened before the moment.
+    /// Every open task of this node that is not in its inventory and was opened, or claimed, before the moment.
     NodeExcept {
         /// The node.
         node: SpiffeId,
         /// What it still holds.
         inventory: Vec<TaskId>,
-        /// Tasks opened later are not judged: the inventory may be older than they are.
+        /// Tasks that came to the node later are not judged: the inventory may be older than they are.
         opened_before: Timestamp,
     },
     /// Every open task whose deadline has come.
     Overdue,
+}
+
+/// The workload that a task was offered to takes it.
+#[derive(Clone, Debug)]
+pub struct TaskClaim {
+    /// The task.
+    pub task: TaskId,
+    /// Who claims it, proven.
+    pub claimant: SpiffeId,
+    /// The stage the claimant fills now.
+    pub stage: Stage,
+    /// The agent it came through, if it did.
+    pub node: Option<SpiffeId>,
+    /// What the task's life hangs on from now on.
+    pub anchor: Anchor,
+    /// SHA-256 of the key of a direct caller.
+    pub key_hash: Option<[u8; 32]>,
+    /// The latest that the task's deadline may become.
+    pub latest_deadline: Timestamp,
+    /// The moment of the claim.
+    pub now: Timestamp,
 }
 
 /// What an end did.
@@ -259,8 +281,18 @@ pub trait Store: Send + Sync {
     /// Every stored version of one document, oldest first.
     async fn document_history(&self, kind: Kind, name: &str) -> Result<Vec<StoredDocument>, StoreError>;
 
-    /// Writes a task, if every task above it is open (else [`StoreError::TaskNotOpen`]).
+    /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]).
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError>;
+
+    /// Takes a task that was offered to the claimant, and returns it as it then stands. Of several claims one succeeds; a
+    /// claim by anybody else, of what is no offer, after the offer's end or under what is over is
+    /// [`StoreError::TaskNotOpen`].
+    async fn claim_task(
+        &self,
+        claim: TaskClaim,
+        decision: Record,
+        request: RequestId,
+    ) -> Result<Task, StoreError>;
 
     /// The tree above a task, root first, the task itself last. Empty if there is no such task.
     async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError>;

@@ -21,7 +21,7 @@ use crate::task::Task;
 use crate::time::{Timestamp, Ttl};
 
 use self::facts::Facts;
-pub use self::open::{check_delegate, check_open};
+pub use self::open::{check_claim, check_delegate, check_open};
 pub use self::reason::DenyReason;
 pub use self::witness::Step;
 use self::witness::{Notes, Silent};

@@ -53,6 +53,14 @@ pub fn check_delegate(
     check_caller(rules, caller, now)?;
     check_lineage(caller, above, now)?;
     let not_allowed = |what: String| Err(DenyReason::DelegationNotAllowed.denial(what));
+    // The chain is asked for the holders of tasks. A process of another identity in the task must not hand on what is
+    // the holder's; in a task of its own it is part of the chain.
+    if let Some(task) = above.last().filter(|task| task.opened_by != caller.spiffe_id) {
+        return not_allowed(format!(
+            "task {} is held by another identity, which alone hands on from it",
+            task.id
+        ));
+    }
     if !rules.stage_of(to).is_some_and(|stage| stage.holds_target_scopes()) {
         return not_allowed(format!("{to} fills no stage that holds target scopes"));
     }
@@ -64,6 +72,18 @@ pub fn check_delegate(
             "scope {:?} with these parameters may not be handed to {to} by this task and those above it",
             ask.scope
         )),
+    }
+}
+
+/// Checks that an identity may claim a task: the task was opened for this very identity, nobody has claimed it, and all
+/// above it is open. Whatever of this fails answers alike.
+pub fn check_claim(rules: &Rules, caller: &Caller, lineage: &[Task], now: Timestamp) -> Result<(), Denial> {
+    check_caller(rules, caller, now)?;
+    let open = lineage.iter().all(|task| task.state.is_open(now));
+    let is_theirs = |task: &Task| task.offer.is_some() && task.opened_by == caller.spiffe_id;
+    match lineage.last().filter(|task| open && is_theirs(task)) {
+        Some(_) => Ok(()),
+        None => Err(DenyReason::TaskNotOpen.denial("no such task is offered to you".to_owned())),
     }
 }
 

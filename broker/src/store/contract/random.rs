@@ -3,6 +3,7 @@
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::{RequestId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState};
+use dayfly_domain::stage::Stage;
 use dayfly_domain::task::{EndCause, Task};
 use dayfly_domain::time::Ttl;
 use rand::rngs::StdRng;
@@ -10,15 +11,16 @@ use rand::{Rng, SeedableRng};
 
 use super::World;
 use super::world::{NO_LIMITS, T0, at, handle, identity};
-use crate::store::{EndWhich, NewLease, Store, StoreError};
+use crate::store::{EndWhich, NewLease, Store, StoreError, TaskClaim};
 
 /// One thing that is done while others are done.
 enum Act {
     OpenTask(Task),
+    ClaimTask(TaskClaim),
     OpenLease(Lease),
     Answer(Lease),
     End(EndWhich),
-    Claim,
+    ClaimRevocations,
 }
 
 pub(crate) async fn no_interleaving_leaves_anything_alive_under_an_ended_task(w: &mut World) {
@@ -33,9 +35,18 @@ pub(crate) async fn no_interleaving_leaves_anything_alive_under_an_ended_task(w:
         let mut acts = Vec::new();
         for _ in 0..24 {
             let task: Task = tasks[dice.random_range(0..tasks.len())].clone();
-            acts.push(match dice.random_range(0..20) {
+            let offers: Vec<&Task> = tasks.iter().filter(|task| task.offer.is_some()).collect();
+            acts.push(match dice.random_range(0..26) {
+                20.. if !offers.is_empty() => {
+                    let offer = offers[dice.random_range(0..offers.len())];
+                    // Wanted several times, and by whom it is not for.
+                    Act::ClaimTask(w.claim(offer, ["b", "b", "c"][dice.random_range(0..3)], T0))
+                }
                 0..6 => {
-                    let child = w.child(&task, ["a", "b", "c"][dice.random_range(0..3)]);
+                    let child = match dice.random_range(0..2) {
+                        0 => w.offer(&task, "b"),
+                        _ => w.child(&task, ["a", "b", "c"][dice.random_range(0..3)]),
+                    };
                     // Known at once, so that others go under it while it is being opened.
                     tasks.push(child.clone());
                     Act::OpenTask(child)
@@ -54,7 +65,7 @@ pub(crate) async fn no_interleaving_leaves_anything_alive_under_an_ended_task(w:
                     1 => EndWhich::Identity(identity("c")),
                     _ => EndWhich::Task(task.id),
                 }),
-                _ => Act::Claim,
+                _ => Act::ClaimRevocations,
             });
         }
         let decisions: Vec<_> = acts.into_iter().map(|act| prepare(w, act)).collect();
@@ -80,6 +91,15 @@ pub(crate) async fn no_interleaving_leaves_anything_alive_under_an_ended_task(w:
     let leases = w.all_leases().await;
     let held = leases.iter().filter(|lease| matches!(lease.state, LeaseState::Active { .. })).count();
     assert!(leases.len() > 100 && held > 10 && held < leases.len(), "the test did something: {held} held");
+    let tasks = w.all_tasks().await;
+    // Who claims fills another stage than who opens.
+    let claimed = tasks.iter().filter(|task| task.stage == Stage::Tool).count();
+    let waiting = tasks.iter().filter(|task| task.offer.is_some()).count();
+    assert!(
+        claimed > 10 && waiting > 10,
+        "the test did something: {claimed} of {} offers were claimed",
+        claimed + waiting
+    );
     w.reopen().await;
 }
 
@@ -106,7 +126,13 @@ async fn run(store: &dyn Store, (act, request, new): Prepared) {
             store.record_lease(lease.id, answer, at(1), Some(request)).await.map(|_| ())
         }
         Act::End(which) => store.end(which, EndCause::Admin, at(1), Some(request)).await.map(|_| ()),
-        Act::Claim => store.claim_revocations("vault", 5, Ttl::seconds(1), at(1)).await.map(|_| ()),
+        Act::ClaimTask(claim) => {
+            let decision = Record::new(Stream::Decision, "decision.allow", T0).with("task_id", claim.task);
+            store.claim_task(claim, decision, request).await.map(|_| ())
+        }
+        Act::ClaimRevocations => {
+            store.claim_revocations("vault", 5, Ttl::seconds(1), at(1)).await.map(|_| ())
+        }
     };
     match done {
         Ok(()) | Err(StoreError::TaskNotOpen | StoreError::Unknown("lease") | StoreError::Illegal(_)) => {}

@@ -9,12 +9,12 @@ use dayfly_domain::lease::{Handle, Lease, LeaseEvent, LeaseState};
 use dayfly_domain::scope::{Ceiling, Promise, Revocability, ScopeAsk};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::stage::Stage;
-use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task, TaskState};
+use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::{Value, json};
 
 use crate::store::{
-    AuditRow, EndWhich, Ended, LeaseFilter, LeaseLimits, NewLease, Store, StoreError, TaskFilter,
+    AuditRow, EndWhich, Ended, LeaseFilter, LeaseLimits, NewLease, Store, StoreError, TaskClaim, TaskFilter,
 };
 
 /// A store under test, and what may befall it.
@@ -115,6 +115,57 @@ impl World {
     pub(crate) fn child(&mut self, parent: &Task, owner: &str) -> Task {
         let child = self.root(owner);
         Task { session: parent.session, parent: Some(parent.id), ..child }
+    }
+
+    /// A task under `parent` that waits half a minute for `owner` to claim it, and then may live for ten.
+    pub(crate) fn offer(&mut self, parent: &Task, owner: &str) -> Task {
+        Task {
+            node: None,
+            anchor: Anchor {
+                kind: AnchorKind::Offer,
+                boot_id: String::new(),
+                cgroup_id: 0,
+                pidfd_inode: 0,
+                start_time: 0,
+                attested_by: String::new(),
+            },
+            offer: Some(Offer { deadline: at(600) }),
+            state: TaskState::Open { deadline: at(30) },
+            ..self.child(parent, owner)
+        }
+    }
+
+    pub(crate) async fn open_offer(&mut self, parent: &Task, owner: &str) -> Task {
+        let task = self.offer(parent, owner);
+        self.try_open(&task).await.unwrap();
+        task
+    }
+
+    /// A claim over another node than where the task was offered.
+    pub(crate) fn claim(&self, task: &Task, claimant: &str, now: Timestamp) -> TaskClaim {
+        TaskClaim {
+            task: task.id,
+            claimant: identity(claimant),
+            stage: Stage::Tool,
+            node: Some(identity("node/2")),
+            anchor: Anchor {
+                kind: AnchorKind::Process,
+                boot_id: "boot-2".to_owned(),
+                cgroup_id: 0,
+                pidfd_inode: 17,
+                start_time: 19,
+                attested_by: "pidfd".to_owned(),
+            },
+            key_hash: None,
+            latest_deadline: now + Ttl::hours(1),
+            now,
+        }
+    }
+
+    pub(crate) async fn try_claim(&mut self, claim: TaskClaim) -> Result<Task, StoreError> {
+        let decision = Record::new(Stream::Decision, "decision.allow", claim.now).with("task_id", claim.task);
+        let request = self.request();
+        self.store().claim_task(claim, decision, request).await
     }
 
     pub(crate) async fn try_open(&mut self, task: &Task) -> Result<(), StoreError> {
@@ -249,6 +300,10 @@ impl World {
             let is_held = matches!(lease.state, LeaseState::Pending { .. } | LeaseState::Active { .. });
             assert!(!is_held || open.contains(&lease.task), "{lease:?} lives under an ended task");
         }
+        for offer in tasks.iter().filter(|task| task.offer.is_some()) {
+            assert!(!tasks.iter().any(|task| task.parent == Some(offer.id)), "a task under {offer:?}");
+            assert!(!leases.iter().any(|lease| lease.task == offer.id), "a lease under {offer:?}");
+        }
         if !self.lost_records {
             self.check_records(&tasks, &leases).await;
         }
@@ -269,7 +324,10 @@ impl World {
         for record in self.records(Stream::Lease).await {
             let event = record["event"].as_str().unwrap().to_owned();
             let about = if event.starts_with("task.") { "task_id" } else { "lease_id" };
-            last.insert(record[about].as_str().unwrap().to_owned(), event);
+            let about = record[about].as_str().unwrap().to_owned();
+            // What was opened for itself is never claimed, and what was claimed is not claimed again.
+            let before = last.insert(about, event.clone());
+            assert!(event != "task.claimed" || before.as_deref() == Some("task.offered"), "{record}");
         }
         let mut decided = HashSet::new();
         for record in self.records(Stream::Decision).await {
@@ -277,8 +335,13 @@ impl World {
             decided.insert(about.and_then(Value::as_str).unwrap_or_default().to_owned());
         }
         for task in tasks {
-            let told = if matches!(task.state, TaskState::Open { .. }) { "task.open" } else { "task.ended" };
-            assert_eq!(last.get(&task.id.to_string()).map(String::as_str), Some(told), "{task:?}");
+            let told: &[&str] = match (task.state, task.offer) {
+                (TaskState::Ended { .. }, _) => &["task.ended"],
+                (TaskState::Open { .. }, Some(_)) => &["task.offered"],
+                (TaskState::Open { .. }, None) => &["task.open", "task.claimed"],
+            };
+            let last = last.get(&task.id.to_string()).map(String::as_str);
+            assert!(last.is_some_and(|last| told.contains(&last)), "{last:?}: {task:?}");
             assert!(decided.contains(&task.id.to_string()), "{task:?} was opened without a decision");
         }
         for lease in leases {

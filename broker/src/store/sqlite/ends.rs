@@ -90,7 +90,7 @@ impl End {
             }
             EndWhich::Node(node) => sqlx::query(tree_under!("node = $1")).bind(node.to_string()),
             EndWhich::NodeExcept { node, inventory, opened_before } => sqlx::query(tree_under!(
-                "node = $1 AND opened_at < $2 AND id NOT IN (SELECT value FROM json_each($3))"
+                "node = $1 AND COALESCE(claimed_at, opened_at) < $2 AND id NOT IN (SELECT value FROM json_each($3))"
             ))
             .bind(node.to_string())
             .bind(opened_before.unix_millis())

@@ -5,6 +5,7 @@
 
 mod assertions;
 mod audit;
+mod claims;
 mod counts;
 mod documents;
 mod ends;
@@ -40,6 +41,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::audit::Line;
 use self::files::Place;
 pub use self::open::{OpenError, Options};
 use self::open::{for_reading, for_writing, migration_failed};
@@ -48,7 +50,7 @@ use self::transaction::Tx;
 use self::writer::{Desk, Writer};
 use super::{
     AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease, NodeRow, Store,
-    StoreError, StoredDocument, TaskFilter, migrations,
+    StoreError, StoredDocument, TaskClaim, TaskFilter, migrations,
 };
 
 /// Keeps state in one SQLite database under a folder of its own.
@@ -126,6 +128,15 @@ impl Store for SqliteStore {
 
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {
         self.desk.post(tasks::OpenTask::new(task, &decision, request)).await
+    }
+
+    async fn claim_task(
+        &self,
+        claim: TaskClaim,
+        decision: Record,
+        request: RequestId,
+    ) -> Result<Task, StoreError> {
+        self.desk.post(claims::ClaimTask { claim, decision: Line::new(&decision), request }).await
     }
 
     async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError> {

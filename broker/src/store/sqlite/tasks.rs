@@ -38,7 +38,7 @@ impl Verb for OpenTask {
                  labels, offer_deadline, lapses_at, state)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $11, 'open')";
         // The parent is open only while all above it are: an end takes the whole tree. Their deadlines may come before
-        // the end does, so the earliest of them is kept in every task.
+        // the end does, so the earliest of them is kept in every task. Under an offer nobody stands.
         const CHILD: &str = "
             INSERT INTO tasks
                 (id, session, opened_by, stage, node, anchor, key_hash, ceiling, intent, opened_at, deadline, parent,
@@ -48,6 +48,7 @@ impl Verb for OpenTask {
             WHERE id = $12
               AND session = $2
               AND state = 'open'
+              AND offer_deadline IS NULL
               AND lapses_at > $10";
         let task = &self.task;
         let TaskState::Open { deadline } = task.state else { return Err(StoreError::TaskNotOpen) };

@@ -131,7 +131,10 @@ impl Tx {
     }
 
     async fn look_up(&mut self, task: TaskId) -> Result<Option<OpenTask>, StoreError> {
-        const LOOK_UP: &str = "SELECT session, lapses_at FROM tasks WHERE id = $1 AND state = 'open'";
+        // An offer is nobody's to act in. What was claimed is none again, so what is remembered holds.
+        const LOOK_UP: &str = "
+            SELECT session, lapses_at FROM tasks
+            WHERE id = $1 AND state = 'open' AND offer_deadline IS NULL";
         let Some(row) = self.row("look up a task", sqlx::query(LOOK_UP).bind(task.to_string())).await? else {
             return Ok(None);
         };

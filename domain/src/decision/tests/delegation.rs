@@ -118,6 +118,42 @@ fn a_task_is_opened_for_another_only_with_what_may_be_handed_to_it() {
 }
 
 #[test]
+fn only_the_holder_of_a_task_hands_on_from_it() {
+    let rules = rules_of(RULES);
+    let search = Ceiling::new(vec![ask("search", None)]);
+    let above = lineage(&["infer/planner"], &search);
+    // Another identity in the planner's cgroup is no part of the chain, so nothing would be asked of it.
+    let guest = caller(&rules, "tool/u", node());
+    let checked = check_delegate(&rules, &guest, &above, &id("tool/t"), &search, NOW);
+    assert_eq!(checked.map_err(|denial| denial.reason), Err(DenyReason::DelegationNotAllowed));
+}
+
+#[test]
+fn a_task_is_claimed_by_whom_it_was_opened_for_while_it_waits() {
+    let rules = rules_of(RULES);
+    let ceiling = Ceiling::new(vec![ask("search", None)]);
+    let claimed = |who: &str, via: Via, change: &dyn Fn(&mut Vec<Task>)| {
+        let mut tree = lineage(&["infer/planner", "tool/t"], &ceiling);
+        tree[1].offer = Some(crate::task::Offer { deadline: NOW + Ttl::hours(1) });
+        tree[1].node = None;
+        change(&mut tree);
+        check_claim(&rules, &caller(&rules, who, via), &tree, NOW).map_err(|denial| denial.reason)
+    };
+    assert_eq!(claimed("tool/t", node(), &|_| {}), Ok(()));
+    assert_eq!(claimed("tool/t", direct(), &|_| {}), Ok(()));
+    assert_eq!(claimed("nobody", node(), &|_| {}), Err(DenyReason::IdentityUnknown));
+    let not_open = Err(DenyReason::TaskNotOpen);
+    assert_eq!(claimed("tool/u", node(), &|_| {}), not_open);
+    assert_eq!(claimed("infer/planner", node(), &|_| {}), not_open);
+    assert_eq!(claimed("tool/t", node(), &|tree| tree[1].offer = None), not_open);
+    assert_eq!(claimed("tool/t", node(), &Vec::clear), not_open);
+    for over in [0, 1] {
+        let state = TaskState::Open { deadline: NOW };
+        assert_eq!(claimed("tool/t", node(), &|tree| tree[over].state = state), not_open);
+    }
+}
+
+#[test]
 fn nobody_acts_in_an_offer_that_is_not_claimed() {
     let rules = rules_of(RULES);
     let ceiling = Ceiling::new(vec![ask("search", None)]);
