@@ -24,7 +24,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use crate::{error::chain, peer::Peer, socket::Socket, tls::ServerTls};
+use crate::{
+    error::chain,
+    peer::Peer,
+    socket::Socket,
+    tls::{HandshakeError, OptionalTls, ServerTls},
+};
 
 /// How much of the accept loop strangers can occupy.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +68,8 @@ impl From<UnixListener> for Listener {
 }
 
 /// Connections whose handshake is done, for `Server::serve_with_incoming`. Dropping it stops the accept loop.
-pub struct Incoming {
-    ready: ReceiverStream<io::Result<SpiffeIo>>,
+pub struct Incoming<P = Arc<Peer>> {
+    ready: ReceiverStream<io::Result<SpiffeIo<P>>>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -74,35 +79,70 @@ impl Incoming {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn new(listener: impl Into<Listener>, tls: ServerTls, limits: IncomingLimits) -> Self {
+        let shake = move |socket: Socket| {
+            let tls = tls.clone();
+            async move {
+                let (io, peer) = tls.accept(socket).await?;
+                Ok(SpiffeIo { io, peer: Arc::new(peer) })
+            }
+        };
+        Self::accepting(listener.into(), shake, limits)
+    }
+}
+
+impl Incoming<Option<Arc<Peer>>> {
+    /// Accepts on `listener` until dropped, also from clients that show no certificate.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn with_optional(listener: impl Into<Listener>, tls: OptionalTls, limits: IncomingLimits) -> Self {
+        let shake = move |socket: Socket| {
+            let tls = tls.clone();
+            async move {
+                let (io, peer) = tls.accept(socket).await?;
+                Ok(SpiffeIo { io, peer: peer.map(Arc::new) })
+            }
+        };
+        Self::accepting(listener.into(), shake, limits)
+    }
+}
+
+impl<P: Debug + Send + 'static> Incoming<P> {
+    fn accepting<F, H>(listener: Listener, shake: F, limits: IncomingLimits) -> Self
+    where
+        F: Fn(Socket) -> H + Send + 'static,
+        H: Future<Output = Result<SpiffeIo<P>, HandshakeError>> + Send + 'static,
+    {
         let (done, ready) = mpsc::channel(64);
-        let accepting = tokio::spawn(accept(listener.into(), tls, limits, done));
+        let accepting = tokio::spawn(accept(listener, shake, limits, done));
         Incoming { ready: ReceiverStream::new(ready), _accepting: AbortOnDropHandle::new(accepting) }
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<SpiffeIo>;
+impl<P> Stream for Incoming<P> {
+    type Item = io::Result<SpiffeIo<P>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.ready).poll_next(cx)
     }
 }
 
-impl Debug for Incoming {
+impl<P> Debug for Incoming<P> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Incoming").finish_non_exhaustive()
     }
 }
 
-/// A TLS connection from a known peer. Handlers find the peer as `request.extensions().get::<Arc<Peer>>()`.
-pub struct SpiffeIo {
+/// A TLS connection with what is known of the peer. Handlers of gRPC find it as
+/// `request.extensions().get::<Arc<Peer>>()`.
+pub struct SpiffeIo<P = Arc<Peer>> {
     io: TlsStream<Socket>,
-    peer: Arc<Peer>,
+    peer: P,
 }
 
-impl SpiffeIo {
+impl<P> SpiffeIo<P> {
     /// Who is at the other end. The certificate may have run out since the handshake.
-    pub fn peer(&self) -> &Arc<Peer> {
+    pub fn peer(&self) -> &P {
         &self.peer
     }
 }
@@ -115,13 +155,13 @@ impl Connected for SpiffeIo {
     }
 }
 
-impl Debug for SpiffeIo {
+impl<P: Debug> Debug for SpiffeIo<P> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpiffeIo").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
-impl AsyncRead for SpiffeIo {
+impl<P: Unpin> AsyncRead for SpiffeIo<P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -131,7 +171,7 @@ impl AsyncRead for SpiffeIo {
     }
 }
 
-impl AsyncWrite for SpiffeIo {
+impl<P: Unpin> AsyncWrite for SpiffeIo<P> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -157,12 +197,16 @@ impl AsyncWrite for SpiffeIo {
     }
 }
 
-async fn accept(
+async fn accept<P, F, H>(
     listener: Listener,
-    tls: ServerTls,
+    shake: F,
     limits: IncomingLimits,
-    done: mpsc::Sender<io::Result<SpiffeIo>>,
-) {
+    done: mpsc::Sender<io::Result<SpiffeIo<P>>>,
+) where
+    P: Debug + Send + 'static,
+    F: Fn(Socket) -> H + Send + 'static,
+    H: Future<Output = Result<SpiffeIo<P>, HandshakeError>> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(limits.handshakes.max(1)));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes the semaphore");
@@ -175,15 +219,15 @@ async fn accept(
                 continue;
             }
         };
-        let tls = tls.clone();
+        let handshake = shake(socket);
         let done = done.clone();
         tokio::spawn(async move {
             let _place = place;
-            match timeout(limits.handshake_timeout, tls.accept(socket)).await {
-                Ok(Ok((io, peer))) => {
-                    debug!(%from, peer = %peer.spiffe_id, serial = %peer.serial, "connection accepted");
+            match timeout(limits.handshake_timeout, handshake).await {
+                Ok(Ok(io)) => {
+                    debug!(%from, peer = ?io.peer, "connection accepted");
                     // Nobody receives any more when the server stops; the socket closes.
-                    let _ = done.send(Ok(SpiffeIo { io, peer: Arc::new(peer) })).await;
+                    let _ = done.send(Ok(io)).await;
                 }
                 Ok(Err(error)) => debug!(%from, error = %chain(&error), "connection refused"),
                 Err(_) => debug!(%from, limit = ?limits.handshake_timeout, "handshake took too long"),

@@ -37,7 +37,7 @@ pub use incoming::{Incoming, IncomingLimits, Listener, SpiffeIo};
 pub use jwt::{JwtError, OwnJwt, VerifiedJwt};
 pub use peer::{Peer, PeerError};
 pub use spiffe::{SpiffeId, TrustDomain};
-pub use tls::{ClientTls, HandshakeError, ServerTls, Speaks, TlsError};
+pub use tls::{ClientTls, HandshakeError, OptionalTls, ServerTls, Speaks, TlsError};
 
 /// The largest message either side sends or takes, in bytes, except for answers to an admin.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;

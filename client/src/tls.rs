@@ -1,7 +1,11 @@
 //! Mutual TLS between SPIFFE identities: 1.3 only, certificates that rotate under a running server, no resumption.
 //!
+//! A server may also hear clients that show no certificate: [`OptionalTls`].
+//!
 //! Both sides are types rather than rustls configurations, so that no caller can leave out what is checked after the
 //! handshake: the protocol version, the protocol spoken, and who the peer is.
+
+mod optional;
 
 use std::{
     fmt::{self, Debug, Display, Formatter},
@@ -9,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{CommonState, ProtocolVersion, pki_types::ServerName};
+use rustls::{CommonState, ProtocolVersion, ServerConfig, pki_types::ServerName};
 use spiffe::{SpiffeId, TrustDomain};
 use spiffe_rustls::{AllowList, TerminalSourcePolicy, TlsStatus, authorizer, mtls_client, mtls_server};
 use thiserror::Error;
@@ -20,6 +24,8 @@ use crate::{
     identity::Identity,
     peer::{Peer, PeerError},
 };
+
+pub use self::optional::OptionalTls;
 
 /// What is spoken inside TLS (ALPN, RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,16 +51,7 @@ impl ServerTls {
     /// # Errors
     /// `accepted` is empty, or the identity has no certificate now.
     pub fn new(identity: &Identity, accepted: &[TrustDomain], speaks: Speaks) -> Result<Self, TlsError> {
-        if accepted.is_empty() {
-            return Err(TlsError::NobodyAccepted);
-        }
-        let (config, status) = mtls_server(identity.x509_source().clone())
-            .authorize(authorizer::trust_domains(accepted.iter().cloned())?)
-            .trust_domain_policy(AllowList(accepted.iter().cloned().collect()))
-            .terminal_source_policy(TerminalSourcePolicy::FailClosed)
-            .with_alpn_protocols(alpn(speaks))
-            .build_with_status()?;
-        debug_assert_eq!(config.send_tls13_tickets, 0, "a resumed session would skip the verifier");
+        let (config, status) = server_of(identity, accepted, speaks)?;
         Ok(ServerTls { acceptor: TlsAcceptor::from(Arc::new(config)), status, speaks })
     }
 
@@ -67,7 +64,9 @@ impl ServerTls {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let stream = self.acceptor.accept(io).await.map_err(|source| HandshakeError::Tls { source })?;
-        let peer = check(stream.get_ref().1, self.speaks)?;
+        let connection = stream.get_ref().1;
+        check_protocol(connection, self.speaks)?;
+        let peer = peer_of(connection)?;
         Ok((stream, peer))
     }
 
@@ -117,7 +116,9 @@ impl ClientTls {
             Some(presented) => HandshakeError::NotPinned { presented, pinned: Ids(Arc::clone(&self.pinned)) },
             None => HandshakeError::Tls { source },
         })?;
-        let peer = check(stream.get_ref().1, Speaks::Http2)?;
+        let connection = stream.get_ref().1;
+        check_protocol(connection, Speaks::Http2)?;
+        let peer = peer_of(connection)?;
         Ok((stream, peer))
     }
 }
@@ -147,6 +148,13 @@ pub enum TlsError {
     /// No certificate, or one that TLS cannot use.
     #[error("the identity cannot be used for TLS now")]
     Identity(#[from] spiffe_rustls::Error),
+    /// The cryptography of this process speaks no TLS 1.3.
+    #[error("there is no cryptography for TLS 1.3 in this process")]
+    Provider {
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
 }
 
 /// Why a handshake came to nothing.
@@ -206,17 +214,40 @@ impl Debug for Ids {
     }
 }
 
+/// A configuration that shows `identity` and demands an SVID of an accepted trust domain, and its state.
+fn server_of(
+    identity: &Identity,
+    accepted: &[TrustDomain],
+    speaks: Speaks,
+) -> Result<(ServerConfig, TlsStatus), TlsError> {
+    if accepted.is_empty() {
+        return Err(TlsError::NobodyAccepted);
+    }
+    let (config, status) = mtls_server(identity.x509_source().clone())
+        .authorize(authorizer::trust_domains(accepted.iter().cloned())?)
+        .trust_domain_policy(AllowList(accepted.iter().cloned().collect()))
+        .terminal_source_policy(TerminalSourcePolicy::FailClosed)
+        .with_alpn_protocols(alpn(speaks))
+        .build_with_status()?;
+    debug_assert_eq!(config.send_tls13_tickets, 0, "a resumed session would skip the verifier");
+    Ok((config, status))
+}
+
 /// What the configurations cannot be told to demand. `spiffe-rustls` builds them for every version rustls knows, so an
 /// older one is turned away here, before a byte of either side's data has been read.
-fn check(connection: &CommonState, speaks: Speaks) -> Result<Peer, HandshakeError> {
+fn check_protocol(connection: &CommonState, speaks: Speaks) -> Result<(), HandshakeError> {
     let spoken = connection.protocol_version();
     if spoken != Some(ProtocolVersion::TLSv1_3) {
         return Err(HandshakeError::Version { spoken });
     }
     match (speaks, connection.alpn_protocol()) {
-        (_, Some(b"h2")) | (Speaks::Http1Or2, Some(b"http/1.1") | None) => {}
-        _ => return Err(HandshakeError::Protocol),
+        (_, Some(b"h2")) | (Speaks::Http1Or2, Some(b"http/1.1") | None) => Ok(()),
+        _ => Err(HandshakeError::Protocol),
     }
+}
+
+/// Who is at the other end, by the certificate that the handshake verified.
+fn peer_of(connection: &CommonState) -> Result<Peer, HandshakeError> {
     let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeError::NoCertificate)?;
     Ok(Peer::from_der(leaf)?)
 }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use dayfly_client::{
     BrokerClient, BrokerEndpoint, CallError, ClientTls, ConnectError, HandshakeError, Identity,
-    IncomingLimits, ServerTls, Speaks, TlsError, chain, v1,
+    IncomingLimits, OptionalTls, ServerTls, Speaks, TlsError, chain, v1,
 };
 use dayfly_devspiffe::{
     Authority, IssuedX509,
@@ -21,7 +21,7 @@ use rustls::{
 };
 use support::{BROKER, Domain, FakeBroker, TRAINER, domain, over, path, until, watched};
 use tokio::{
-    io::{AsyncReadExt, duplex},
+    io::{AsyncReadExt, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -172,60 +172,122 @@ async fn a_server_that_accepts_nobody_is_not_made() {
     let prod = Domain::new(&[BROKER]).await;
     let broker = prod.identity(BROKER).await;
     assert!(matches!(ServerTls::new(&broker, &[], Speaks::Http2), Err(TlsError::NobodyAccepted)));
+    assert!(matches!(OptionalTls::new(&broker, &[], Speaks::Http2), Err(TlsError::NobodyAccepted)));
     assert!(matches!(ClientTls::new(&broker, &[]), Err(TlsError::NobodyAccepted)));
 }
 
-/// A careless client with this certificate, shaking hands with a server of ours; the server's verdict.
+/// A server that demands a certificate, or one that only looks at it.
+enum Door {
+    Strict(ServerTls),
+    Open(OptionalTls),
+}
+
+impl Door {
+    async fn accept(&self, io: DuplexStream) -> Result<Option<dayfly_client::Peer>, HandshakeError> {
+        match self {
+            Door::Strict(tls) => tls.accept(io).await.map(|(_, peer)| Some(peer)),
+            Door::Open(tls) => tls.accept(io).await.map(|(_, peer)| peer),
+        }
+    }
+}
+
+/// A careless client with this certificate, or none, shaking hands with a server of ours; the server's verdict.
 async fn knock(
-    server: &ServerTls,
-    svid: &IssuedX509,
+    server: &Door,
+    svid: Option<&IssuedX509>,
     version: &'static SupportedProtocolVersion,
     alpn: &[&[u8]],
-) -> Result<dayfly_client::Peer, HandshakeError> {
-    let chain = vec![CertificateDer::from(svid.certificate_der().to_vec())];
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.key_der().to_vec()));
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+) -> Result<Option<dayfly_client::Peer>, HandshakeError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Careless(aws_lc_rs::default_provider())))
-        .with_client_auth_cert(chain, key)
-        .unwrap();
+        .with_custom_certificate_verifier(Arc::new(Careless(aws_lc_rs::default_provider())));
+    let mut config = match svid {
+        None => config.with_no_client_auth(),
+        Some(svid) => {
+            let chain = vec![CertificateDer::from(svid.certificate_der().to_vec())];
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(svid.key_der().to_vec()));
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let (ours, theirs) = duplex(64 * 1024);
     let connector = TlsConnector::from(Arc::new(config));
     let (accepted, _connected) =
         tokio::join!(server.accept(ours), connector.connect(ServerName::try_from("x.test").unwrap(), theirs));
-    accepted.map(|(_, peer)| peer)
+    accepted
 }
 
 #[tokio::test]
 async fn wrong_certificates_versions_and_protocols_are_turned_away() {
     let prod = Domain::new(&[BROKER]).await;
     let broker = prod.identity(BROKER).await;
-    let server = ServerTls::new(&broker, &[domain("prod.test")], Speaks::Http2).unwrap();
+    let strict = |speaks| Door::Strict(ServerTls::new(&broker, &[domain("prod.test")], speaks).unwrap());
+    let open = |speaks| Door::Open(OptionalTls::new(&broker, &[domain("prod.test")], speaks).unwrap());
     let authority = prod.server.authority();
     let id = dayfly_client::SpiffeId::new(TRAINER).unwrap();
     let right = authority.x509_svid(&id, Duration::from_secs(60)).unwrap();
+    let right = Some(&right);
 
-    let peer = knock(&server, &right, &TLS13, &[b"h2"]).await.unwrap();
-    assert_eq!(peer.spiffe_id, id);
-
-    for how in WrongX509::ALL {
-        let svid = wrong::x509(authority, &id, how).unwrap();
-        let refused = knock(&server, &svid, &TLS13, &[b"h2"]).await;
-        assert!(matches!(refused, Err(HandshakeError::Tls { .. })), "{how:?}: {refused:?}");
+    for (name, server) in [("strict", strict(Speaks::Http2)), ("open", open(Speaks::Http2))] {
+        let peer = knock(&server, right, &TLS13, &[b"h2"]).await.unwrap();
+        assert_eq!(peer.unwrap().spiffe_id, id, "{name}");
+        for how in WrongX509::ALL {
+            let svid = wrong::x509(authority, &id, how).unwrap();
+            let refused = knock(&server, Some(&svid), &TLS13, &[b"h2"]).await;
+            assert!(matches!(refused, Err(HandshakeError::Tls { .. })), "{name}, {how:?}: {refused:?}");
+        }
+        let old = knock(&server, right, &TLS12, &[b"h2"]).await;
+        assert!(old.is_err(), "{name}: {old:?}");
+        let silent = knock(&server, right, &TLS13, &[]).await;
+        assert!(matches!(silent, Err(HandshakeError::Protocol)), "{name}: {silent:?}");
+        assert!(knock(&server, right, &TLS13, &[b"http/1.1"]).await.is_err(), "{name}");
     }
-    let old = knock(&server, &right, &TLS12, &[b"h2"]).await;
-    assert!(matches!(old, Err(HandshakeError::Version { .. })), "{old:?}");
-    let silent = knock(&server, &right, &TLS13, &[]).await;
-    assert!(matches!(silent, Err(HandshakeError::Protocol)), "{silent:?}");
-    assert!(knock(&server, &right, &TLS13, &[b"http/1.1"]).await.is_err());
-
-    let either = ServerTls::new(&broker, &[domain("prod.test")], Speaks::Http1Or2).unwrap();
-    for alpn in [&[][..], &[&b"http/1.1"[..]], &[&b"h2"[..]]] {
-        assert_eq!(knock(&either, &right, &TLS13, alpn).await.unwrap().spiffe_id, id);
+    for either in [strict(Speaks::Http1Or2), open(Speaks::Http1Or2)] {
+        for alpn in [&[][..], &[&b"http/1.1"[..]], &[&b"h2"[..]]] {
+            assert_eq!(knock(&either, right, &TLS13, alpn).await.unwrap().unwrap().spiffe_id, id);
+        }
     }
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_nobody_and_only_heard_where_that_is_said() {
+    let prod = Domain::new(&[BROKER, TRAINER]).await;
+    let broker = prod.identity(BROKER).await;
+    let strict = Door::Strict(ServerTls::new(&broker, &[domain("prod.test")], Speaks::Http2).unwrap());
+    let open = Door::Open(OptionalTls::new(&broker, &[domain("prod.test")], Speaks::Http2).unwrap());
+    assert!(matches!(knock(&strict, None, &TLS13, &[b"h2"]).await, Err(HandshakeError::Tls { .. })));
+    assert_eq!(knock(&open, None, &TLS13, &[b"h2"]).await.unwrap(), None);
+
+    // What is accepted is the present bundle of the accepted trust domains.
+    let id = dayfly_client::SpiffeId::new(TRAINER).unwrap();
+    let minute = Duration::from_secs(60);
+    let stranger = Authority::in_memory("partner.test").unwrap();
+    let foreign = dayfly_client::SpiffeId::new("spiffe://partner.test/training/trainer").unwrap();
+    let foreign = stranger.x509_svid(&foreign, minute).unwrap();
+    assert!(knock(&open, Some(&foreign), &TLS13, &[b"h2"]).await.is_err());
+    let old = prod.server.authority().x509_svid(&id, minute).unwrap();
+    let before = broker.leaf().unwrap().serial;
+    prod.server.rotate_ca().unwrap();
+    prod.server.authority().retire_old().unwrap();
+    until("the broker's new leaf", || broker.leaf().is_ok_and(|leaf| leaf.serial != before)).await;
+    let new = prod.server.authority().x509_svid(&id, minute).unwrap();
+    let mut knocked = knock(&open, Some(&new), &TLS13, &[b"h2"]).await;
+    for _ in 0..100 {
+        if knocked.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        knocked = knock(&open, Some(&new), &TLS13, &[b"h2"]).await;
+    }
+    assert_eq!(knocked.unwrap().unwrap().spiffe_id, id);
+    until("the loss of the old root", || {
+        let bundle = broker.x509_source().try_bundle_for_trust_domain(&domain("prod.test"));
+        bundle.is_some_and(|bundle| bundle.authorities().len() == 1)
+    })
+    .await;
+    assert!(knock(&open, Some(&old), &TLS13, &[b"h2"]).await.is_err());
 }
 
 #[derive(Debug)]
