@@ -95,8 +95,21 @@ impl Authority {
     /// # Errors
     /// When `id` is of another trust domain, or the certificate cannot be made.
     pub fn x509_svid(&self, id: &SpiffeId, ttl: Duration) -> Result<IssuedX509, AuthorityError> {
+        self.x509_svid_named(id, &[], ttl)
+    }
+
+    /// The same with DNS names beside the SPIFFE ID.
+    ///
+    /// # Errors
+    /// Also when a name is none.
+    pub fn x509_svid_named(
+        &self,
+        id: &SpiffeId,
+        dns_names: &[String],
+        ttl: Duration,
+    ) -> Result<IssuedX509, AuthorityError> {
         self.own(id)?;
-        self.signing().ca.issue(id, ttl, SystemTime::now())
+        self.signing().ca.issue(id, dns_names, ttl, SystemTime::now())
     }
 
     /// Makes a JWT-SVID (ES256) for the audiences, valid for `ttl` from now, rounded up to a whole second.

@@ -38,6 +38,8 @@ pub struct Entry {
     pub process: Option<Process>,
     /// Tells a workload with several SVIDs what this one is for; empty for no hint.
     pub hint: String,
+    /// DNS names that its X.509-SVIDs carry beside the SPIFFE ID, for clients that know a server by its host name.
+    pub dns_names: Vec<String>,
     /// The life of X.509-SVIDs, where it differs from the server's.
     pub x509_ttl: Option<Duration>,
     /// The life of JWT-SVIDs, where it differs from the server's.
@@ -62,6 +64,7 @@ impl Entry {
             path: None,
             process: None,
             hint: String::new(),
+            dns_names: Vec::new(),
             x509_ttl: None,
             jwt_ttl: None,
         })
@@ -98,6 +101,13 @@ impl Entry {
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: hint.into(), ..self }
+    }
+
+    /// Adds a DNS name to its X.509-SVIDs.
+    #[must_use]
+    pub fn dns(mut self, name: impl Into<String>) -> Self {
+        self.dns_names.push(name.into());
+        self
     }
 
     /// Gives its X.509- and JWT-SVIDs a life of their own; at least a second.

@@ -107,7 +107,7 @@ impl Shared {
     /// An entry's X.509-SVID, and how long until the next.
     pub(crate) fn x509_svid_of(&self, entry: &Entry) -> Result<(IssuedX509, Duration), Status> {
         let ttl = entry.x509_ttl.unwrap_or(self.x509_ttl);
-        self.svids.get(&self.authority, &entry.spiffe_id, ttl).map_err(could_not_issue)
+        self.svids.get(&self.authority, &entry.spiffe_id, &entry.dns_names, ttl).map_err(could_not_issue)
     }
 
     /// A new JWT-SVID of an entry.

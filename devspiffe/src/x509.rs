@@ -88,11 +88,16 @@ impl CertificateAuthority {
     pub(crate) fn issue(
         &self,
         id: &SpiffeId,
+        dns_names: &[String],
         ttl: Duration,
         now: SystemTime,
     ) -> Result<IssuedX509, AuthorityError> {
         let not_after = expiry(now, ttl);
-        self.issue_as(leaf_params(&id.to_string(), now, not_after)?, not_after)
+        let mut params = leaf_params(&id.to_string(), now, not_after)?;
+        for name in dns_names {
+            params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name.as_str())?));
+        }
+        self.issue_as(params, not_after)
     }
 
     /// Signs whatever the parameters say, for SVIDs that are wrong on purpose.

@@ -39,6 +39,24 @@ async fn a_process_gets_the_svid_of_its_entry_and_the_root_that_signed_it() {
 }
 
 #[tokio::test]
+async fn an_entry_may_add_dns_names() {
+    let home = tempdir().unwrap();
+    let server =
+        builder(&home).entry(entry_for_self(SELF_ID).dns("a.test").dns("b.test")).start().await.unwrap();
+    let svid = source(&server.workload_endpoint()).await.svid().unwrap();
+    assert_eq!(svid.spiffe_id(), &id(SELF_ID));
+    let (_, leaf) = X509Certificate::from_der(svid.leaf().as_bytes()).unwrap();
+    let names = leaf.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+    assert!(
+        matches!(
+            names[..],
+            [GeneralName::URI(SELF_ID), GeneralName::DNSName("a.test"), GeneralName::DNSName("b.test")]
+        ),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_svid_is_renewed_at_half_of_its_life() {
     let home = tempdir().unwrap();
     let short = entry_for_self(SELF_ID).ttl(Duration::from_secs(2));
