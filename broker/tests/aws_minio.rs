@@ -18,6 +18,7 @@ use dayfly_domain::document;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease, LeaseState};
 use dayfly_domain::parameter::Parameters;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::template::Template;
 use dayfly_domain::time::{Timestamp, Ttl};
@@ -52,6 +53,20 @@ async fn a_session_reads_its_own_prefix_and_not_the_neighbours() {
         })
     );
     assert!(!format!("{issued:?}").contains(world.key_id(&issued.credential)), "{issued:?}");
+}
+
+#[tokio::test]
+async fn a_policys_deny_statement_holds_in_the_session() {
+    let world = World::new().await;
+    let aws = world.provider(&world.minio.url());
+    let scope = world.scope();
+    let denied = json!({"Effect": "Deny", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::corpora/*"});
+    let narrowing = Narrowing { deny_statements: vec![denied], ..Narrowing::default() };
+    let target = scope.target.render(&Parameters::from([("dataset".into(), "corpus-7".into())])).unwrap();
+    assert_eq!(aws.can_narrow(&target, &narrowing), Ok(()));
+    let (_, issued) = issue_narrowed(&aws, &scope, "corpus-7", &narrowing).await;
+    let seen = world.use_session(&issued.unwrap().credential).await;
+    assert_eq!((&seen["get corpus-7/a"], &seen["list corpus-7/"]), (&json!("AccessDenied"), &json!("ok")));
 }
 
 #[tokio::test]
@@ -254,6 +269,15 @@ print(json.dumps(seen))
 "#;
 
 async fn issue(aws: &AwsProvider, scope: &Scope, dataset: &str) -> (LeaseId, Result<Issued, IssueError>) {
+    issue_narrowed(aws, scope, dataset, &Narrowing::default()).await
+}
+
+async fn issue_narrowed(
+    aws: &AwsProvider,
+    scope: &Scope,
+    dataset: &str,
+    narrowing: &Narrowing,
+) -> (LeaseId, Result<Issued, IssueError>) {
     let at = now();
     let (id, task) = (LeaseId::new(at, rand::random()), TaskId::new(at, rand::random()));
     let values = Parameters::from([("dataset".to_owned(), dataset.to_owned())]);
@@ -265,6 +289,7 @@ async fn issue(aws: &AwsProvider, scope: &Scope, dataset: &str) -> (LeaseId, Res
         chain: &[],
         scope,
         target: &scope.target.render(&values).unwrap(),
+        narrowing,
         ttl: scope.ttl.default,
         now: at,
     };

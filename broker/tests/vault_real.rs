@@ -20,6 +20,7 @@ use dayfly_domain::document;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease, LeaseState, RevokeCause};
 use dayfly_domain::parameter::Parameters;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
@@ -74,6 +75,28 @@ async fn a_token_is_what_its_scope_says_and_nothing_more() {
     assert_eq!(told["meta"], meta);
     let ends = now().until(issued.expires_at);
     assert!(ends <= FIRST_TTL && ends > Ttl::seconds(20), "{ends}");
+}
+
+#[tokio::test]
+async fn tags_of_policies_stand_in_the_tokens_metadata_and_never_in_the_place_of_ours() {
+    let world = World::new().await;
+    let vault = world.provider().await;
+    let tagged =
+        |key: &str| Narrowing { tags: [(key.to_owned(), "data".to_owned())].into(), ..Narrowing::default() };
+    let lease = world.lease();
+    let issued = issue_narrowed(&vault, &world.scope(), &lease, &tagged("team")).await.unwrap();
+    let meta = &world.look_up(&issued).await.unwrap()["meta"];
+    assert_eq!((&meta["team"], &meta["lease"]), (&json!("data"), &json!(lease.id)));
+
+    let before = world.accessors().await;
+    let statements = vec![json!({"Effect": "Deny", "Action": "*", "Resource": "*"})];
+    let denials = Narrowing { deny_statements: statements, ..Narrowing::default() };
+    for narrowing in [tagged("lease"), tagged("Spiffe_ID"), denials] {
+        assert!(vault.can_narrow(&Value::Null, &narrowing).is_err(), "{narrowing:?}");
+        let refused = issue_narrowed(&vault, &world.scope(), &world.lease(), &narrowing).await;
+        assert!(matches!(refused, Err(IssueError::Refuse { .. })), "{refused:?}");
+    }
+    assert_eq!(world.accessors().await, before, "nothing was made");
 }
 
 #[tokio::test]
@@ -609,6 +632,15 @@ impl World {
 }
 
 async fn issue_for(vault: &VaultProvider, scope: &Scope, lease: &Lease) -> Result<Issued, IssueError> {
+    issue_narrowed(vault, scope, lease, &Narrowing::default()).await
+}
+
+async fn issue_narrowed(
+    vault: &VaultProvider,
+    scope: &Scope,
+    lease: &Lease,
+    narrowing: &Narrowing,
+) -> Result<Issued, IssueError> {
     let target = scope.target.render(&lease.parameters).unwrap();
     let subject: SpiffeId = WORKLOAD.parse().unwrap();
     let order = Order {
@@ -619,6 +651,7 @@ async fn issue_for(vault: &VaultProvider, scope: &Scope, lease: &Lease) -> Resul
         chain: &[],
         scope,
         target: &target,
+        narrowing,
         ttl: scope.ttl.default,
         now: now(),
     };

@@ -71,6 +71,7 @@ fn classify(error: &OperationError) -> Class {
                 DenyReason::ParameterInvalid | DenyReason::TtlOverLimit => Code::InvalidArgument,
                 DenyReason::ProofExpired => Code::Unauthenticated,
                 DenyReason::TaskTooOld => Code::FailedPrecondition,
+                DenyReason::TaskTreeTooDeep => Code::ResourceExhausted,
                 _ => Code::PermissionDenied,
             };
             plain(code, denial.reason.as_str(), &denial.next)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dayfly_domain::audit::Record;
-use dayfly_domain::decision::{self, Decision, Grant, Wish};
+use dayfly_domain::decision::{self, Decision, DenyReason, Grant, Wish};
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
 use dayfly_domain::policy::Narrowing;
@@ -77,6 +77,8 @@ pub(super) async fn run(
     let task = lineage.last().expect("decide refuses an empty lineage");
     let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
     let target = render(&grant)?;
+    let of = Asked::wish("issue", Some(task.id), wish);
+    must_narrow(broker, request, &of, provider.as_ref(), &target, &grant.narrowing).await?;
     let lease = new_lease(broker, request, task, &grant, provider.as_ref(), asked.renews);
     let order = Order {
         lease: lease.id,
@@ -86,6 +88,7 @@ pub(super) async fn run(
         chain: &grant.chain,
         scope: &grant.scope,
         target: &target,
+        narrowing: &grant.narrowing,
         ttl: grant.ttl,
         now: request.at,
     };
@@ -123,6 +126,28 @@ pub(super) async fn decide(
         Decision::Deny(denial) => {
             let task = lineage.last().map(|task| task.id);
             broker.record_denial(request, &Asked::wish(what, task, wish), &denial).await;
+            Err(OperationError::Denied(denial))
+        }
+    }
+}
+
+/// What policies took away must be enforced by the target, all of it, or nothing is issued.
+pub(super) async fn must_narrow(
+    broker: &Broker,
+    request: &Request,
+    asked: &Asked<'_>,
+    provider: &dyn Provider,
+    target: &Value,
+    narrowing: &Narrowing,
+) -> Result<(), OperationError> {
+    if !narrowing.is_in_credential() {
+        return Ok(());
+    }
+    match provider.can_narrow(target, narrowing) {
+        Ok(()) => Ok(()),
+        Err(problem) => {
+            let denial = DenyReason::PolicyCannotNarrow.denial(problem);
+            broker.record_denial(request, asked, &denial).await;
             Err(OperationError::Denied(denial))
         }
     }
@@ -273,7 +298,7 @@ fn new_lease(
         parameters: grant.ask.parameters.clone(),
         provider: grant.scope.provider.clone(),
         promise: promise(broker, task, grant, provider),
-        narrowed: None,
+        narrowed: grant.narrowing.digest(),
         renews,
         opened_at: request.at,
         state: LeaseState::Pending {
@@ -300,7 +325,7 @@ fn promise(broker: &Broker, task: &Task, grant: &Grant, provider: &dyn Provider)
     Promise { worst_case_after_end, ..of_target }
 }
 
-fn render(grant: &Grant) -> Result<Value, OperationError> {
+pub(super) fn render(grant: &Grant) -> Result<Value, OperationError> {
     grant.scope.target.render(&grant.ask.parameters).map_err(|changed| {
         tracing::error!(
             scope = grant.ask.scope,

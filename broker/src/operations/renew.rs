@@ -10,7 +10,7 @@ use dayfly_domain::scope::ScopeAsk;
 use dayfly_domain::secret::Secret;
 
 use super::issue::{self, Answer, IssueCredential};
-use super::{Broker, OperationError, Request};
+use super::{Asked, Broker, OperationError, Request};
 use crate::fault_point;
 use crate::providers::{IssueError, Provider, Renewal};
 
@@ -50,24 +50,42 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
         ttl: None,
         act: None,
     };
-    let grant = match issue::decide(broker, request, "renew", &lineage, &wish).await {
+    let provider =
+        broker.catalogue().get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
+    let decided = match issue::decide(broker, request, "renew", &lineage, &wish).await {
+        Ok(grant) => {
+            let target = issue::render(&grant)?;
+            let of = Asked::wish("renew", Some(lease.task), &wish);
+            let narrowed =
+                issue::must_narrow(broker, request, &of, provider.as_ref(), &target, &grant.narrowing);
+            narrowed.await.map(|()| grant)
+        }
+        Err(denied) => Err(denied),
+    };
+    let grant = match decided {
         Ok(grant) => grant,
         Err(denied) => {
             take_back(broker, request, lease.id).await?;
             return Err(denied);
         }
     };
-    let provider =
-        broker.catalogue().get(&lease.provider).ok_or(OperationError::Bug("the provider went away"))?;
     match provider.renewal(&grant.scope) {
-        Renewal::InPlace => extend(broker, request, &wish, &lease, &grant, provider.as_ref()).await,
-        Renewal::Reissue => {
+        Renewal::InPlace if carries_the_same(&lease, &grant) => {
+            extend(broker, request, &wish, &lease, &grant, provider.as_ref()).await
+        }
+        Renewal::InPlace | Renewal::Reissue => {
             let anew = IssueCredential { task: asked.task, key: asked.key, wish, renews: Some(lease.id) };
             let answer = issue::run(broker, request, anew).await?;
             take_back(broker, request, lease.id).await?;
             Ok(answer)
         }
     }
+}
+
+/// Whether the credential that is out is the one that would be given now: what policies put into it and what is promised of
+/// it stay as they were when it went out, however long it lives.
+fn carries_the_same(lease: &Lease, grant: &Grant) -> bool {
+    lease.narrowed == grant.narrowing.digest() && lease.promise.leaves_behind == grant.scope.leaves_behind
 }
 
 /// The latest moment it could live is on record before the target is asked.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Scope};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
@@ -44,6 +45,10 @@ pub trait Provider: Send + Sync {
 
     /// The longest a credential whose answer was lost can work, counted from the call.
     fn residue(&self, scope: &Scope, ttl: Ttl) -> Ttl;
+
+    /// Whether a credential for this rendered target can carry all that policies took away, told why not. Asked before
+    /// the lease is opened; a provider that cannot enforce a part of it says so, and nothing is issued.
+    fn can_narrow(&self, target: &Value, narrowing: &Narrowing) -> Result<(), String>;
 
     /// Asks the target for a credential.
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError>;
@@ -87,7 +92,9 @@ pub struct Order<'a> {
     pub scope: &'a Scope,
     /// The scope's target with values in its leaves.
     pub target: &'a Value,
-    /// How long it may live.
+    /// What policies took away. The provider said that it can enforce it: see [`Provider::can_narrow`].
+    pub narrowing: &'a Narrowing,
+    /// How long it may live; what policies say of it is in it already.
     pub ttl: Ttl,
     /// The moment of the decision.
     pub now: Timestamp,

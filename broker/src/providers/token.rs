@@ -17,11 +17,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dayfly_domain::id::LeaseId;
 use dayfly_domain::lease::{Handle, Lease, LeaseState};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::template::TemplateFault;
 use dayfly_domain::time::{Timestamp, Ttl};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Credential, IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
@@ -30,6 +31,7 @@ use crate::signer::{Signer, Use};
 
 pub use self::audience::Reserved;
 pub use self::claims::{AccessClaims, Actor, Confirmation};
+use self::target::TAGS;
 pub use self::target::{Checked, Target};
 pub(crate) use self::verify::verify_for_anyone;
 pub use self::verify::{TokenFault, verify_access};
@@ -118,6 +120,18 @@ impl Provider for TokenProvider {
         ttl.min(LONGEST_LIFE)
     }
 
+    fn can_narrow(&self, target: &Value, narrowing: &Narrowing) -> Result<(), String> {
+        if !narrowing.deny_statements.is_empty() {
+            return Err("a policy sets deny statements; an access token has no session policy".to_owned());
+        }
+        match target["claims"].get(TAGS) {
+            Some(_) if !narrowing.tags.is_empty() => {
+                Err(format!("a policy sets tags, and the scope has a claim {TAGS:?} of its own"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
         let refuse = |what: String| IssueError::Refuse { provider: NAME, what, source: None };
         let target = Target::read(order.target).map_err(|faults| {
@@ -125,6 +139,11 @@ impl Provider for TokenProvider {
                 faults.iter().map(|fault| format!("{}: {}", fault.path, fault.problem)).collect();
             refuse(format!("the scope's target is faulty: {}", told.join("; ")))
         })?;
+        self.can_narrow(order.target, order.narrowing).map_err(refuse)?;
+        let mut claims = target.claims;
+        if !order.narrowing.tags.is_empty() {
+            claims.get_or_insert_default().insert(TAGS.to_owned(), json!(order.narrowing.tags));
+        }
         let iat = order.now.unix_seconds();
         let exp = (order.now + order.ttl.min(LONGEST_LIFE)).unix_seconds();
         if exp <= iat {
@@ -143,7 +162,7 @@ impl Provider for TokenProvider {
             cnf: Confirmation { spiffe_id: order.subject.clone() },
             act: Actor::chain(order.chain, order.subject),
             scope: target.scope,
-            dayfly: target.claims,
+            dayfly: claims,
             dev: self.options.dev,
         };
         let body = serde_json::to_value(&claims).map_err(|source| cannot_sign(source.into()))?;

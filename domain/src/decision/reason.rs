@@ -42,11 +42,15 @@ pub enum DenyReason {
     PolicyDenied,
     /// A policy gave no answer that can be used.
     PolicyFailed,
+    /// A policy narrows in a way that the target cannot enforce.
+    PolicyCannotNarrow,
+    /// The tree of tasks is as deep as it may be.
+    TaskTreeTooDeep,
 }
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [DenyReason; 17] = [
+    pub const ALL: [DenyReason; 19] = [
         DenyReason::IdentityUnknown,
         DenyReason::StageHoldsNoScopes,
         DenyReason::ProofExpired,
@@ -64,6 +68,8 @@ impl DenyReason {
         DenyReason::ApprovalMissing,
         DenyReason::PolicyDenied,
         DenyReason::PolicyFailed,
+        DenyReason::PolicyCannotNarrow,
+        DenyReason::TaskTreeTooDeep,
     ];
 
     /// The code on the wire.
@@ -86,6 +92,8 @@ impl DenyReason {
             DenyReason::ApprovalMissing => "APPROVAL_MISSING",
             DenyReason::PolicyDenied => "POLICY_DENIED",
             DenyReason::PolicyFailed => "POLICY_FAILED",
+            DenyReason::PolicyCannotNarrow => "POLICY_CANNOT_NARROW",
+            DenyReason::TaskTreeTooDeep => "TASK_TREE_TOO_DEEP",
         }
     }
 
@@ -119,10 +127,15 @@ impl DenyReason {
             DenyReason::PolicyFailed => {
                 "give the platform team the request id; the record tells which policy failed"
             }
+            DenyReason::PolicyCannotNarrow => {
+                "give the platform team the request id; the policy asks for what the target cannot do"
+            }
+            DenyReason::TaskTreeTooDeep => "do it in a task that is open, or nest fewer tasks",
         }
     }
 
-    pub(super) fn denial(self, message: String) -> Denial {
+    /// The denial, without a trace.
+    pub fn denial(self, message: String) -> Denial {
         Denial { reason: self, message, next: self.next().to_owned(), trace: Vec::new() }
     }
 }

@@ -1,6 +1,8 @@
 //! The web identity token: who asks AWS, for which role, under which lease. Made for one call; it never leaves this process
 //! but to STS.
 
+use std::collections::BTreeMap;
+
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::{Timestamp, Ttl};
@@ -35,6 +37,8 @@ pub(super) struct Assertion<'a> {
     pub(super) task: TaskId,
     /// Name of the scope.
     pub(super) scope: &'a str,
+    /// Tags that policies set beside ours; they are not transitive.
+    pub(super) tags: &'a BTreeMap<String, String>,
     /// The moment of the decision.
     pub(super) now: Timestamp,
 }
@@ -54,6 +58,11 @@ impl Assertion<'_> {
         if subject.len() > LONGEST_SUBJECT {
             return Err(SubjectTooLong(subject.len()));
         }
+        let mut tags: BTreeMap<&str, [&str; 1]> =
+            self.tags.iter().map(|(key, value)| (key.as_str(), [value.as_str()])).collect();
+        let task = self.task.to_string();
+        // Last, so that nothing stands in their place.
+        tags.extend([(SCOPE_TAG, [self.scope]), (TASK_TAG, [task.as_str()])]);
         Ok(json!({
             "iss": self.issuer,
             "sub": subject,
@@ -62,7 +71,7 @@ impl Assertion<'_> {
             "exp": (self.now + LIFE).unix_seconds(),
             "jti": self.lease,
             "https://aws.amazon.com/tags": {
-                "principal_tags": { SCOPE_TAG: [self.scope], TASK_TAG: [self.task] },
+                "principal_tags": tags,
                 "transitive_tag_keys": [SCOPE_TAG, TASK_TAG],
             },
             // The chain is found by the lease: a source identity has at most 64 of [\w+=,.@-], too little for a SPIFFE ID.
@@ -87,6 +96,8 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_700_000_000);
         let (lease, task) = (LeaseId::new(now, 1), TaskId::new(now, 2));
         let subject = "spiffe://example.org/train/job-42".parse().expect("an id");
+        let tags =
+            [("team".to_owned(), "data".to_owned()), (TASK_TAG.to_owned(), "another".to_owned())].into();
         let assertion = Assertion {
             issuer: "https://issuer.example/federation",
             audience: "sts.amazonaws.com",
@@ -95,6 +106,7 @@ mod tests {
             lease,
             task,
             scope: "s3-train-read",
+            tags: &tags,
             now,
         };
         let claims = json!({
@@ -105,7 +117,9 @@ mod tests {
             "exp": 1_700_000_120,
             "jti": lease.to_string(),
             "https://aws.amazon.com/tags": {
-                "principal_tags": {"dayfly-scope": ["s3-train-read"], "dayfly-task": [task.to_string()]},
+                "principal_tags": {
+                    "dayfly-scope": ["s3-train-read"], "dayfly-task": [task.to_string()], "team": ["data"],
+                },
                 "transitive_tag_keys": ["dayfly-scope", "dayfly-task"],
             },
             "https://aws.amazon.com/source_identity": lease.to_string(),

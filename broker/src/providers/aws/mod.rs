@@ -7,17 +7,20 @@ mod client;
 mod config;
 mod errors;
 mod escapes;
+mod narrow;
 mod policy;
 mod target;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityOutput;
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::lease::{Handle, Lease};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
@@ -164,6 +167,7 @@ impl Provider for AwsProvider {
             lease: LeaseId::new(now, 0),
             task: TaskId::new(now, 0),
             scope: &scope.name,
+            tags: &BTreeMap::new(),
             now,
         }
         .expired()
@@ -208,6 +212,10 @@ impl Provider for AwsProvider {
         Ttl::millis(ttl.max(SHORTEST_SESSION).as_millis().saturating_add(LIFE.as_millis()))
     }
 
+    fn can_narrow(&self, target: &Value, narrowing: &Narrowing) -> Result<(), String> {
+        narrow::check(&target["session_policy"], narrowing)
+    }
+
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
         let refuse =
             |what: String, source: Option<BoxError>| IssueError::Refuse { provider: NAME, what, source };
@@ -221,17 +229,21 @@ impl Provider for AwsProvider {
             lease: order.lease,
             task: order.task,
             scope: &order.scope.name,
+            tags: &order.narrowing.tags,
             now: order.now,
         }
         .claims()
         .map_err(|error| refuse(error.to_string(), None))?;
+        self.can_narrow(order.target, order.narrowing).map_err(|problem| refuse(problem, None))?;
+        let policy = narrow::policy(&order.target["session_policy"], &order.narrowing.deny_statements)
+            .map_err(|problem| refuse(problem, None))?;
         let assertion = self.sign(&claims).await?;
         let session_name = order.lease.to_string();
         let ask = Ask {
             role_arn: &target.role_arn,
             session_name: &session_name,
             assertion: assertion.expose(),
-            policy: &target.policy,
+            policy: &policy,
             seconds: seconds(order.ttl.max(SHORTEST_SESSION)),
         };
         match self.sts.assume(ask).await {

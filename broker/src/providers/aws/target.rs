@@ -24,26 +24,15 @@ pub(super) struct Target {
     pub(super) role_arn: String,
     /// Where the workload uses the session; empty if the scope does not say.
     pub(super) region: String,
-    /// The session policy, as it is sent.
-    pub(super) policy: String,
 }
 
 impl Target {
     /// Reads a rendered tree. The scope was checked when it was applied, so a fault here is the first and enough.
     pub(super) fn read(tree: &Value) -> Result<Self, TemplateFault> {
         let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let target = Self {
-            role_arn: text("role_arn"),
-            region: text("region"),
-            policy: tree["session_policy"].to_string(),
-        };
-        let length = target.policy.chars().count();
+        let target = Self { role_arn: text("role_arn"), region: text("region") };
         if !tree["session_policy"].is_object() {
             return Err(fault("session_policy", "missing"));
-        }
-        if length > LONGEST_POLICY {
-            let problem = format!("has {length} characters with these values; AWS takes {LONGEST_POLICY}");
-            return Err(fault("session_policy", &problem));
         }
         role_and_region(&target.role_arn, tree.get("region")).map_or(Ok(target), Err)
     }

@@ -152,6 +152,15 @@ async fn issue(provider: &AwsProvider, ttl: Ttl) -> Result<Issued, IssueError> {
 }
 
 async fn issue_to(provider: &AwsProvider, ttl: Ttl, subject: &str) -> Result<Issued, IssueError> {
+    issue_narrowed(provider, ttl, subject, &Narrowing::default()).await
+}
+
+async fn issue_narrowed(
+    provider: &AwsProvider,
+    ttl: Ttl,
+    subject: &str,
+    narrowing: &Narrowing,
+) -> Result<Issued, IssueError> {
     let now = Timestamp::from_unix_seconds(NOW);
     let task = TaskId::new(now, 1);
     let subject: SpiffeId = subject.parse().expect("an id");
@@ -163,6 +172,7 @@ async fn issue_to(provider: &AwsProvider, ttl: Ttl, subject: &str) -> Result<Iss
         chain: &[],
         scope: &scope(),
         target: &tree(),
+        narrowing,
         ttl,
         now,
     };
@@ -213,6 +223,47 @@ async fn one_call_names_role_lease_policy_and_workload_and_yields_the_session() 
     assert_eq!(part(1)["iss"], "https://issuer.example/federation");
     assert_eq!(part(1)["sub"], "spiffe://example.org/train/job-42");
     assert_eq!(part(1)["jti"], json!(lease()));
+}
+
+#[tokio::test]
+async fn what_policies_took_away_is_in_the_policy_and_the_assertion_that_are_sent() {
+    let sts = FakeSts::start(granted(&lease().to_string(), 3600)).await;
+    let denied =
+        json!({"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::corpora/corpus-7/raw/*"});
+    let tags = BTreeMap::from([("team".to_owned(), "data".to_owned())]);
+    let narrowing = Narrowing { max_ttl: None, deny_statements: vec![denied.clone()], tags };
+    let subject = "spiffe://example.org/train/job-42";
+    issue_narrowed(&sts.provider(), Ttl::hours(1), subject, &narrowing).await.expect("a session");
+    let body = &sts.bodies()[0];
+    let policy: Value = serde_json::from_str(&field(body, "Policy")).expect("JSON");
+    let own = &tree()["session_policy"]["Statement"][0];
+    assert_eq!(policy["Statement"], json!([own, denied]));
+    let token = field(body, "WebIdentityToken");
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("three parts")).expect("base64url");
+    let claims: Value = serde_json::from_slice(&claims).expect("JSON");
+    let told = &claims["https://aws.amazon.com/tags"];
+    assert_eq!(told["principal_tags"]["team"], json!(["data"]));
+    assert_eq!(told["transitive_tag_keys"], json!(["dayfly-scope", "dayfly-task"]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_narrowed_is_not_asked_for() {
+    let sts = FakeSts::start(granted(&lease().to_string(), 3600)).await;
+    let long = "x".repeat(2_000);
+    for narrowing in [
+        Narrowing { deny_statements: vec![json!({"Effect": "Allow"})], ..Narrowing::default() },
+        Narrowing {
+            deny_statements: vec![json!({"Effect": "Deny", "Action": "*", "Resource": long})],
+            ..Narrowing::default()
+        },
+        Narrowing { tags: [("dayfly-scope".to_owned(), "x".to_owned())].into(), ..Narrowing::default() },
+    ] {
+        assert!(sts.provider().can_narrow(&tree(), &narrowing).is_err(), "{narrowing:?}");
+        let subject = "spiffe://example.org/train/job-42";
+        let refused = issue_narrowed(&sts.provider(), Ttl::hours(1), subject, &narrowing).await;
+        assert!(matches!(refused, Err(IssueError::Refuse { .. })), "{narrowing:?}");
+    }
+    assert!(sts.bodies().is_empty());
 }
 
 #[tokio::test]

@@ -12,9 +12,11 @@ const KEYS: [&str; 5] = ["audience", "scope", "claims", "checked", "verifiers"];
 const MAX_VERIFIERS: usize = 32;
 /// Largest tree of own claims, in bytes of JSON.
 const MAX_CLAIMS: usize = 2048;
+/// The own claim that holds the tags which policies set.
+pub(super) const TAGS: &str = "tags";
 /// Names with a meaning of their own in our tokens, in RFC 7519, RFC 8693 and RFC 9396. They are refused in the tree of
 /// own claims, though it lies under one claim: a service that flattens it must not be fooled.
-const TAKEN: [&str; 20] = [
+const TAKEN: [&str; 21] = [
     "iss",
     "sub",
     "aud",
@@ -35,6 +37,7 @@ const TAKEN: [&str; 20] = [
     "active",
     "authorization_details",
     "token_type",
+    TAGS,
 ];
 
 /// How services check the tokens.

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseState};
 use dayfly_domain::parameter::{ParameterSpec, ParameterType};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Scope, TtlLimits};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::template::Template;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{NAME, Reserved, TokenOptions, TokenProvider};
-use crate::providers::{Credential, Issued, Order, Provider};
+use crate::providers::{Credential, IssueError, Issued, Order, Provider};
 use crate::public::Issuers;
 use crate::signer::{FileSigner, Signer, Use};
 
@@ -61,6 +62,15 @@ impl World {
     }
 
     pub(crate) async fn issue_through(&self, scope: &Scope, chain: &[SpiffeId]) -> (Issued, String) {
+        self.issue_narrowed(scope, chain, &Narrowing::default()).await.unwrap()
+    }
+
+    pub(crate) async fn issue_narrowed(
+        &self,
+        scope: &Scope,
+        chain: &[SpiffeId],
+        narrowing: &Narrowing,
+    ) -> Result<(Issued, String), IssueError> {
         let target = scope.target.render(&BTreeMap::from([("dataset".into(), "corpus-7".into())])).unwrap();
         let subject = id(TRAINER);
         let order = Order {
@@ -71,13 +81,14 @@ impl World {
             chain,
             scope,
             target: &target,
+            narrowing,
             ttl: scope.ttl.default,
             now: NOW,
         };
-        let issued = self.provider.issue(&order).await.unwrap();
+        let issued = self.provider.issue(&order).await?;
         let Credential::Token { access_token, .. } = &issued.credential else { panic!("a token") };
         let token = access_token.expose().to_owned();
-        (issued, token)
+        Ok((issued, token))
     }
 
     /// The lease of [`World::issue`], in a state.

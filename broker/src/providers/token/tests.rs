@@ -5,6 +5,7 @@ use aws_lc_rs::hmac;
 use dayfly_domain::document;
 use dayfly_domain::lease::LeaseState;
 use dayfly_domain::lease::RevokeCause;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability};
 use dayfly_domain::time::Ttl;
 use serde_json::{Value, json};
@@ -142,11 +143,33 @@ async fn a_token_says_who_for_whom_in_which_task_and_through_whom() {
 }
 
 #[tokio::test]
+async fn tags_of_policies_are_told_to_the_service_and_statements_it_cannot_enforce_are_refused() {
+    let world = World::new();
+    let tags = Narrowing { tags: [("team".to_owned(), "data".to_owned())].into(), ..Narrowing::default() };
+    let (_, token) = world.issue_narrowed(&introspected(), &[id(TRAINER)], &tags).await.unwrap();
+    let told = json!({"collection": "papers/corpus-7", "limit": 100, "tags": {"team": "data"}});
+    assert_eq!(part(&token, 1)["dayfly"], told);
+    let (_, token) = world.issue_narrowed(&offline(), &[id(TRAINER)], &tags).await.unwrap();
+    assert_eq!(part(&token, 1)["dayfly"], json!({"tags": {"team": "data"}}));
+
+    let statements = vec![json!({"Effect": "Deny", "Action": "*", "Resource": "*"})];
+    let denials = Narrowing { deny_statements: statements, ..Narrowing::default() };
+    assert!(world.provider.can_narrow(offline().target.tree(), &denials).is_err());
+    let refused = world.issue_narrowed(&offline(), &[id(TRAINER)], &denials).await;
+    assert!(matches!(refused, Err(IssueError::Refuse { .. })), "{refused:?}");
+    // A scope of before the name was taken.
+    let own = json!({"audience": SERVICE, "checked": "introspect", "claims": {"tags": "mine"}});
+    assert!(world.provider.can_narrow(&own, &tags).is_err());
+    assert_eq!(world.provider.check_scope(&scope(own))[0].path, "claims.tags");
+}
+
+#[tokio::test]
 async fn a_token_that_no_header_carries_is_not_given() {
     let world = World::new();
     let chain = vec![id(&format!("spiffe://example.org/{}", "a".repeat(1000))); 8];
     let (lease, task) = (dayfly_domain::id::LeaseId::new(NOW, 1), dayfly_domain::id::TaskId::new(NOW, 1));
     let (scope, subject) = (offline(), id(TRAINER));
+    let narrowing = Narrowing::default();
     let order = |ttl, chain| Order {
         lease,
         task,
@@ -155,6 +178,7 @@ async fn a_token_that_no_header_carries_is_not_given() {
         chain,
         scope: &scope,
         target: scope.target.tree(),
+        narrowing: &narrowing,
         ttl,
         now: NOW,
     };

@@ -21,11 +21,13 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dayfly_domain::lease::{Handle, Lease};
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::template::TemplateFault;
 use dayfly_domain::time::{Timestamp, Ttl};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Deserialize as _;
+use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 use vaultrs::api::token::requests::{
     CreateRoleTokenRequest, LookupTokenAccessorRequest, ReadTokenRoleRequest, RenewTokenAccessorRequest,
@@ -44,6 +46,8 @@ use super::{BoxError, Credential, IssueError, Issued, Order, Provider, Renewal, 
 
 /// The provider's name.
 const NAME: &str = "vault";
+/// Keys of a token's metadata that are ours; no policy sets them.
+const OWN_METADATA: [&str; 5] = ["lease", "task", "session", "scope", "spiffe_id"];
 /// The first life of a token: what one lives whose answer was lost. The first renewal falls due after half of it.
 pub const FIRST_TTL: Ttl = Ttl::seconds(30);
 /// Leases of one token that are ended at once.
@@ -128,13 +132,17 @@ impl VaultProvider {
     ) -> Result<Answer, IssueError> {
         // Everything the scope says is asked for, though the role says it too: a role that was changed since then can
         // make Vault refuse, not give more.
-        let meta = HashMap::from([
-            ("lease".to_owned(), order.lease.to_string()),
-            ("task".to_owned(), order.task.to_string()),
-            ("session".to_owned(), order.session.to_string()),
-            ("scope".to_owned(), order.scope.name.clone()),
-            ("spiffe_id".to_owned(), order.subject.to_string()),
-        ]);
+        let mut meta: HashMap<String, String> =
+            order.narrowing.tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        // Last, so that nothing stands in their place.
+        let own = [
+            order.lease.to_string(),
+            order.task.to_string(),
+            order.session.to_string(),
+            order.scope.name.clone(),
+            order.subject.to_string(),
+        ];
+        meta.extend(OWN_METADATA.map(str::to_owned).into_iter().zip(own));
         let request = || {
             CreateRoleTokenRequest::builder()
                 .role_name(target.role.as_str())
@@ -230,7 +238,19 @@ impl Provider for VaultProvider {
         Ttl::millis(first_life(ttl).as_millis() + self.timeout.as_millis())
     }
 
+    fn can_narrow(&self, _: &Value, narrowing: &Narrowing) -> Result<(), String> {
+        if !narrowing.deny_statements.is_empty() {
+            return Err("a policy sets deny statements; a Vault token has no session policy".to_owned());
+        }
+        let ours = |key: &&String| OWN_METADATA.iter().any(|own| key.eq_ignore_ascii_case(own));
+        match narrowing.tags.keys().find(ours) {
+            Some(key) => Err(format!("a policy sets the tag {key:?}, which is the broker's own in metadata")),
+            None => Ok(()),
+        }
+    }
+
     async fn issue(&self, order: &Order<'_>) -> Result<Issued, IssueError> {
+        self.can_narrow(order.target, order.narrowing).map_err(refuse)?;
         let (asked_at, deadline) = (Instant::now(), self.deadline());
         let target = Target::read(order.target).map_err(refuse_target)?;
         let ttl = first_life(order.ttl);

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, LeaseState, RevokeCause};
 use dayfly_domain::parameter::Parameters;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::TtlLimits;
 use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
@@ -160,6 +161,7 @@ async fn a_creation_that_failed_halfway_is_not_called_refused() {
     };
     let lease = revoking(Value::Null);
     let subject: SpiffeId = "spiffe://example.org/a".parse().expect("legal");
+    let narrowing = Narrowing::default();
     let order = |ttl| Order {
         lease: lease.id,
         task: lease.task,
@@ -168,6 +170,7 @@ async fn a_creation_that_failed_halfway_is_not_called_refused() {
         chain: &[],
         scope: &scope,
         target: &target,
+        narrowing: &narrowing,
         ttl,
         now: NOW,
     };

@@ -103,18 +103,11 @@ fn a_policy_must_fit_with_the_longest_values() {
     assert_eq!(with("arn:aws:s3:::corpora/{prefix}/*", 4), ["session_policy"]);
     assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 20), [""; 0]);
     assert_eq!(with("arn:aws:s3:::corpora/{short}/*", 40), ["session_policy"]);
-    let long = json!({"role_arn": ROLE, "session_policy": policy(json!(["arn:aws:s3:::a"; 200].to_vec()))});
-    assert_eq!(Target::read(&long).expect_err("too long").path, "session_policy");
 }
 
 #[test]
-fn the_policy_is_sent_minified() {
+fn a_region_may_be_left_out_and_a_session_policy_may_not() {
     let rendered = json!({"role_arn": ROLE, "session_policy": policy(json!("arn:aws:s3:::a/*"))});
-    let target = Target::read(&rendered).expect("a target");
-    assert_eq!(
-        target.policy,
-        r#"{"Statement":[{"Action":"s3:GetObject","Effect":"Allow","Resource":"arn:aws:s3:::a/*"}],"Version":"2012-10-17"}"#
-    );
-    assert_eq!(target.region, "");
+    assert_eq!(Target::read(&rendered).expect("a target").region, "");
     assert!(Target::read(&json!({"role_arn": ROLE})).is_err());
 }
