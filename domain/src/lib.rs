@@ -9,10 +9,12 @@
 //! | [`document`] | the YAML documents that scopes, bindings, stages and nodes are written in |
 //! | [`task`], [`lease`] | the two state machines |
 //! | [`decision`] | allow or deny, with the reasons |
+//! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`audit`] | records and their hash chain |
 
 pub mod approval;
+pub mod artifact;
 pub mod audit;
 pub mod binding;
 pub mod binding_index;

@@ -3,6 +3,7 @@
 //! [`decide`] is the only place that says yes. [`explain`] walks the same way and writes down every step, and whatever
 //! answers a question about access asks one of the two.
 
+mod act;
 mod binding;
 mod facts;
 mod open;
@@ -20,6 +21,7 @@ use crate::spiffe::SpiffeId;
 use crate::task::Task;
 use crate::time::{Timestamp, Ttl};
 
+pub use self::act::{Ruling, decide_act};
 use self::facts::Facts;
 pub use self::open::{check_claim, check_delegate, check_open};
 pub use self::reason::DenyReason;

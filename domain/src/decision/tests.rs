@@ -15,7 +15,7 @@ use crate::stage::Stage;
 use crate::task::AnchorKind;
 use crate::task::{Anchor, TaskState};
 
-const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 
 const RULES: &str = r#"
 kind: Stage
@@ -71,7 +71,7 @@ metadata: {name: direct}
 spec: {identities: ["spiffe://example.org/train/*"], scope: direct-only, via: direct}
 "#;
 
-fn rules_of(yaml: &str) -> Rules {
+pub(super) fn rules_of(yaml: &str) -> Rules {
     let domain = TrustDomainRule {
         name: "example.org".into(),
         stages: Stage::ALL.into(),
@@ -82,11 +82,11 @@ fn rules_of(yaml: &str) -> Rules {
     document::compile(1, &[domain], &documents).expect("no faults")
 }
 
-fn id(path: &str) -> SpiffeId {
+pub(super) fn id(path: &str) -> SpiffeId {
     format!("spiffe://example.org/{path}").parse().expect("an id")
 }
 
-fn node() -> Via {
+pub(super) fn node() -> Via {
     Via::Agent { node: id("node/n1") }
 }
 
@@ -94,7 +94,7 @@ fn direct() -> Via {
     Via::Direct { serial: "01".into() }
 }
 
-fn caller(rules: &Rules, path: &str, via: Via) -> Caller {
+pub(super) fn caller(rules: &Rules, path: &str, via: Via) -> Caller {
     let spiffe_id = id(path);
     let stage = rules.stage_of(&spiffe_id).unwrap_or(Stage::Training);
     Caller { spiffe_id, stage, via, proof_expires_at: NOW + Ttl::minutes(5) }
@@ -117,7 +117,7 @@ fn everything() -> Ceiling {
     ])
 }
 
-fn task(number: u128, opener: &str, via: &Via, parent: Option<&Task>) -> Task {
+pub(super) fn task(number: u128, opener: &str, via: &Via, parent: Option<&Task>) -> Task {
     let own = TaskId::new(NOW, number);
     Task {
         id: own,

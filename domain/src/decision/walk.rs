@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crate::binding::Binding;
 use crate::parameter;
 use crate::policy::{Judgement, Narrowing, PolicyInput};
-use crate::scope::Scope;
+use crate::scope::{Scope, ScopeAsk};
 use crate::task::{AnchorKind, Task};
 use crate::time::{Timestamp, Ttl};
 
+use super::act;
 use super::binding;
 use super::facts::{Facts, check_caller, check_ceilings, check_lineage, deadline_of, not_granted};
 use super::witness::Witness;
-use super::{Denial, DenyReason, Grant};
+use super::{Act, Denial, DenyReason, Grant};
 
 /// Goes on behind the first refusal only for a witness that writes; the first refusal is the answer.
 struct Way<'w, W> {
@@ -66,6 +67,9 @@ pub(super) fn walk<W: Witness>(facts: &Facts<'_>, witness: &mut W) -> Result<Gra
     way.go_on(found.as_ref().map(|_| ()).map_err(Clone::clone))?;
     way.step("parameters", check_parameters(facts, scope))?;
     way.step("ceiling", check_ceilings(lineage, ask))?;
+    if let Some(act) = &wish.act {
+        way.step("artifact", check_act(scope, ask, act))?;
+    }
     way.step("anchor", check_anchor(scope, task))?;
     let asked = wish.ttl.unwrap_or(scope.ttl.default);
     way.step("ttl", check_ttl(scope, asked))?;
@@ -88,6 +92,14 @@ fn check_parameters(facts: &Facts<'_>, scope: &Scope) -> Result<(), Denial> {
     parameter::check(&scope.parameters, &facts.wish.ask.parameters).map_err(|faults| {
         let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
         DenyReason::ParameterInvalid.denial(told.join("; "))
+    })
+}
+
+/// The scope, with these values, is for the action on the artifact.
+fn check_act(scope: &Scope, ask: &ScopeAsk, act: &Act) -> Result<(), Denial> {
+    act::fits(scope, ask, act).map_err(|misfit| {
+        let what = format!("scope {:?} does not allow {act}: {misfit}", scope.name);
+        DenyReason::OutsideCeiling.denial(what)
     })
 }
 
