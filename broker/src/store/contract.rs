@@ -73,6 +73,7 @@ macro_rules! store_contract {
             recording::what_ends_goes_on_without_a_record_and_says_so,
             recording::reopening_keeps_everything,
             recording::records_are_read_from_any_number_on,
+            recording::what_needs_an_open_task_is_not_recorded_after_its_end,
             random::no_interleaving_leaves_anything_alive_under_an_ended_task,
         }
     };

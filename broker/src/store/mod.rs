@@ -403,6 +403,16 @@ pub trait Store: Send + Sync {
     /// Writes records that go with no change of state: denials, reads, starts.
     async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError>;
 
+    /// Writes the record of something that is allowed only while a task and all above it are open; else nothing is
+    /// written ([`StoreError::TaskNotOpen`]).
+    async fn record_under(
+        &self,
+        task: TaskId,
+        session: SessionId,
+        record: Record,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
     /// Records of one chain from a number on, in order.
     async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
 }

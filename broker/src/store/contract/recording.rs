@@ -1,8 +1,9 @@
 //! No record, no grant; and no end that waits for a record.
 
 use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::id::SessionId;
 use dayfly_domain::lease::{LeaseEvent, LeaseState, RevokeCause};
-use dayfly_domain::task::{EndCause, TaskState};
+use dayfly_domain::task::{EndCause, Task, TaskState};
 use serde_json::Value;
 
 use super::World;
@@ -103,4 +104,22 @@ pub(crate) async fn records_are_read_from_any_number_on(w: &mut World) {
     assert_eq!(rows[0].at, at(197));
     assert!(w.store().audit(Stream::Decision, 1, 10).await.unwrap().is_empty());
     w.store().write_records(Vec::new()).await.unwrap();
+}
+
+pub(crate) async fn what_needs_an_open_task_is_not_recorded_after_its_end(w: &mut World) {
+    let root = w.open_root("a").await;
+    let child = w.open_child(&root, "b").await;
+    let noted = |at| Record::new(Stream::Decision, "noted", at);
+    let note = async |task: &Task, at| w.store().record_under(task.id, task.session, noted(at), at).await;
+    note(&child, at(1)).await.unwrap();
+    let count = async || w.chain(Stream::Decision).await.len();
+    let before = count().await;
+    let elsewhere = w.store().record_under(child.id, SessionId::from(child.id), noted(at(1)), at(1)).await;
+    assert!(matches!(elsewhere, Err(StoreError::TaskNotOpen)), "another session");
+    assert!(matches!(note(&child, at(3600)).await, Err(StoreError::TaskNotOpen)), "past its deadline");
+    w.end(EndWhich::Task(root.id), EndCause::Explicit, at(2)).await;
+    for task in [&root, &child] {
+        assert!(matches!(note(task, at(3)).await, Err(StoreError::TaskNotOpen)));
+    }
+    assert_eq!(count().await, before);
 }

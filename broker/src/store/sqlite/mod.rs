@@ -30,7 +30,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::document::Kind;
-use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{EndCause, Task};
@@ -267,6 +267,16 @@ impl Store for SqliteStore {
 
     async fn write_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
         self.desk.post(audit::Write::new(&records)).await
+    }
+
+    async fn record_under(
+        &self,
+        task: TaskId,
+        session: SessionId,
+        record: Record,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.desk.post(tasks::RecordUnder { task, session, line: audit::Line::new(&record), now }).await
     }
 
     async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {

@@ -1,8 +1,9 @@
 //! Opens tasks, and reads the tree above one.
 
 use dayfly_domain::audit::Record;
-use dayfly_domain::id::{RequestId, TaskId};
+use dayfly_domain::id::{RequestId, SessionId, TaskId};
 use dayfly_domain::task::{Task, TaskState};
+use dayfly_domain::time::Timestamp;
 use sqlx::sqlite::SqlitePool;
 
 use super::audit::Line;
@@ -76,6 +77,27 @@ impl Verb for OpenTask {
         for line in &self.lines {
             tx.note(line.clone());
         }
+        Ok(())
+    }
+}
+
+pub(super) struct RecordUnder {
+    pub(super) task: TaskId,
+    pub(super) session: SessionId,
+    pub(super) line: Line,
+    pub(super) now: Timestamp,
+}
+
+impl Verb for RecordUnder {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::Grant
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        tx.require_open(self.task, self.session, self.now).await?;
+        tx.note(self.line.clone());
         Ok(())
     }
 }
