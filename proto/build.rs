@@ -15,13 +15,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-const SECRET_BEARING: [&str; 10] = [
+const SECRET_BEARING: [&str; 12] = [
     "dayfly.v1.AwsCredential",
     "dayfly.v1.VaultCredential",
     "dayfly.v1.TokenCredential",
     "dayfly.v1.OpenTaskRequest",
     "dayfly.v1.OpenTaskResponse",
     "dayfly.v1.EndTaskRequest",
+    "dayfly.v1.AuthorizeRequest",
+    "dayfly.v1.AuthorizeResponse",
     "dayfly.v1.IssueCredentialRequest",
     "dayfly.v1.RenewLeaseRequest",
     "dayfly.v1.RevokeLeaseRequest",

@@ -1,7 +1,7 @@
 //! Opens a task at the node agent and becomes a command in it, as `dayfly run` does.
 //!
 //! `workload --socket PATH [--scope NAME]… [--label KEY=VALUE]… -- COMMAND…`, or with `--end` instead of a command: then it
-//! watches its task, ends it, and says what it saw.
+//! watches its task, ends it, and says what it saw. With `--check ACTION=NAME` it asks about an artifact before that.
 //!
 //! The calling process is the task's leader: the agent moves it into the task, and `exec` keeps it there. The connection is
 //! close-on-exec, which tells the agent that the command runs.
@@ -12,7 +12,10 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use dayfly_client::v1::watch_task_response::Event;
-use dayfly_client::v1::{EndTaskRequest, OpenTaskRequest, OpenTaskResponse, ScopeRequest, WatchTaskRequest};
+use dayfly_client::v1::{
+    Artifact, AuthorizeRequest, EndTaskRequest, OpenTaskRequest, OpenTaskResponse, ScopeRequest,
+    WatchTaskRequest,
+};
 use dayfly_client::{AgentClient, CallError};
 
 #[derive(Parser)]
@@ -26,6 +29,9 @@ struct Cli {
     /// A label, as KEY=VALUE.
     #[arg(long)]
     label: Vec<String>,
+    /// An action on an artifact to ask about, as ACTION=NAME.
+    #[arg(long)]
+    check: Option<String>,
     /// End the task again, instead of becoming something.
     #[arg(long)]
     end: bool,
@@ -68,10 +74,31 @@ async fn open(cli: &Cli) -> Result<OpenTaskResponse, Box<dyn std::error::Error>>
     let agent = AgentClient::connect(&cli.socket).await?;
     let opened = agent.credentials().open_task(request).await.map_err(CallError::from)?;
     let task = opened.into_inner();
+    if let Some((action, name)) = cli.check.as_deref().and_then(|check| check.split_once('=')) {
+        check(&agent, &task.task_id, action, name).await?;
+    }
     if cli.end {
         watch_and_end(&agent, &task.task_id).await?;
     }
     Ok(task)
+}
+
+async fn check(
+    agent: &AgentClient,
+    task_id: &str,
+    action: &str,
+    name: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let request = AuthorizeRequest {
+        task_id: task_id.to_owned(),
+        action: action.to_owned(),
+        artifact: Some(Artifact { name: name.to_owned(), digest: String::new() }),
+        receipt_audience: "spiffe://prod.example/guard".to_owned(),
+        ..Default::default()
+    };
+    let answer = agent.credentials().authorize(request).await.map_err(CallError::from)?.into_inner();
+    say(&format!("authorized: {} {}", answer.decision_id, answer.receipt));
+    Ok(())
 }
 
 async fn watch_and_end(agent: &AgentClient, task_id: &str) -> Result<(), Box<dyn std::error::Error>> {

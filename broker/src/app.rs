@@ -31,11 +31,13 @@ use crate::operations::apply::reload;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
 use crate::providers::Catalogue;
+use crate::providers::artifact::ArtifactProvider;
 use crate::providers::aws::AwsProvider;
 use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::VaultProvider;
 use crate::public::introspection;
 use crate::public::{Discovery, Introspector, Ledger};
+use crate::receipts::Receipts;
 use crate::revoker::{self, Wake};
 use crate::signer::{FileSigner, Signer};
 use crate::store::sqlite::{Options, SqliteStore};
@@ -67,6 +69,7 @@ impl App {
             store: Arc::<SqliteStore>::clone(&store),
             rules: ArcSwap::default(),
             providers: OnceLock::new(),
+            receipts: OnceLock::new(),
             clock: Clock::default(),
             trust_domains: config.trust_domain_rules(),
             root_admins: config.admins.root.clone(),
@@ -101,6 +104,8 @@ impl App {
         }
         let catalogue = build_catalogue(config, identity, &own, &signer).await?;
         self.broker.providers.set(catalogue).ok().context("the providers are set once")?;
+        let receipts = receipts(config, &own, &signer);
+        self.broker.receipts.set(receipts).ok().context("the receipts' signer is set once")?;
         self.record_start(&own).await;
         revoker::start(&self.broker, &self.servers, &self.stop);
         self.serve_public(config, &signer).await?;
@@ -317,11 +322,10 @@ async fn build_catalogue(
     own: &SpiffeId,
     signer: &Arc<dyn Signer>,
 ) -> anyhow::Result<Catalogue> {
-    let federation = config.aws.iter().map(|aws| aws.audience.clone());
-    let reserved = Reserved::new(config.issuer.url.clone(), own.clone(), federation);
+    let reserved = reserved(config, own);
     let options = TokenOptions { dev: config.dev, introspection: config.introspection.is_some() };
     let token = TokenProvider::new(Arc::clone(signer), config.issuer.url.clone(), reserved, options);
-    let mut catalogue = Catalogue::default().with(Arc::new(token));
+    let mut catalogue = Catalogue::default().with(Arc::new(token)).with(Arc::new(ArtifactProvider));
     if let Some(vault) = &config.vault {
         let provider = VaultProvider::start(vault.clone(), identity.clone()).await.context("vault")?;
         catalogue = catalogue.with(Arc::new(provider));
@@ -331,4 +335,16 @@ async fn build_catalogue(
         catalogue = catalogue.with(Arc::new(provider));
     }
     Ok(catalogue)
+}
+
+/// Audiences that are kept for something else, whatever kind of token asks.
+fn reserved(config: &Config, own: &SpiffeId) -> Reserved {
+    let federation = config.aws.iter().map(|aws| aws.audience.clone());
+    Reserved::new(config.issuer.url.clone(), own.clone(), federation)
+}
+
+fn receipts(config: &Config, own: &SpiffeId, signer: &Arc<dyn Signer>) -> Receipts {
+    let accepted = config.trust_domain.iter().map(|domain| domain.name.clone()).collect();
+    let issuers = config.issuer.url.clone();
+    Receipts::new(Arc::clone(signer), issuers, reserved(config, own), accepted, config.dev)
 }

@@ -31,6 +31,7 @@ struct ByOutcome {
 pub struct Metrics {
     registry: Registry,
     issued: Family<ByProvider, Counter>,
+    authorized: Counter,
     denied: Family<ByReason, Counter>,
     tasks_opened: Counter,
     tasks_ended: Counter,
@@ -44,6 +45,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("dayfly_broker");
         let issued = Family::default();
+        let authorized = Counter::default();
         let denied = Family::default();
         let tasks_opened = Counter::default();
         let tasks_ended = Counter::default();
@@ -51,6 +53,7 @@ impl Default for Metrics {
         let bounds = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
         let revocation_seconds = Histogram::new(bounds);
         registry.register("credentials_issued", "Credentials issued", issued.clone());
+        registry.register("actions_authorized", "Actions on artifacts allowed", authorized.clone());
         registry.register("decisions_denied", "Requests denied, by reason", denied.clone());
         registry.register("tasks_opened", "Tasks opened", tasks_opened.clone());
         registry.register("tasks_ended", "Tasks ended", tasks_ended.clone());
@@ -65,6 +68,7 @@ impl Default for Metrics {
         Self {
             registry,
             issued,
+            authorized,
             denied,
             tasks_opened,
             tasks_ended,
@@ -79,6 +83,11 @@ impl Metrics {
     /// A credential went out.
     pub fn issued(&self, provider: &'static str) {
         self.issued.get_or_create(&ByProvider { provider }).inc();
+    }
+
+    /// An action on an artifact was allowed.
+    pub fn authorized(&self) {
+        self.authorized.inc();
     }
 
     /// A request was denied.

@@ -3,6 +3,8 @@
 
 mod world;
 
+#[path = "broker/authorize.rs"]
+mod authorize;
 #[path = "broker/bad_input.rs"]
 mod bad_input;
 #[path = "broker/direct.rs"]

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::apply::ApplyArgs;
 use crate::audit::AuditCommand;
+use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
 use crate::documents::DocumentCommand;
 use crate::leases::LeaseCommand;
@@ -55,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a program in a task of its own
     Run(RunArgs),
+    /// Ask whether something may be done with an artifact, from inside a task
+    Check(CheckArgs),
     /// What is asked of the broker, or of the Workload API
     #[command(flatten)]
     Admin(AdminCommand),

@@ -4,6 +4,7 @@ mod apply;
 mod args;
 mod audit;
 mod ceiling;
+mod check;
 mod connect;
 #[cfg(feature = "dev")]
 mod dev;
@@ -50,6 +51,7 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
     let Cli { command, output, verbose, connect } = cli;
     match command {
         Command::Run(args) => Err(run::run(&runtime()?, args, verbose > 0)),
+        Command::Check(args) => runtime()?.block_on(check::check(args, output)).map(|()| Exit::Done),
         #[cfg(feature = "dev")]
         Command::Dev(args) => {
             rustls::crypto::aws_lc_rs::default_provider()

@@ -31,6 +31,16 @@ redacted!(VaultCredential: [token], address);
 redacted!(TokenCredential: [access_token], token_type, audience);
 redacted!(OpenTaskRequest: [subject_token], parent_task_id, ceiling, max_duration, anchor, intent, labels);
 redacted!(EndTaskRequest: [subject_token, task_key], task_id);
+redacted!(AuthorizeRequest: [subject_token, task_key], task_id, action, artifact, receipt_audience);
+redacted!(
+    AuthorizeResponse: [receipt],
+    decision_id,
+    scope,
+    digest_pinned,
+    valid_until,
+    revision,
+    rules_digest
+);
 redacted!(IssueCredentialRequest: [subject_token, task_key], task_id, scope, ttl);
 redacted!(RenewLeaseRequest: [subject_token, task_key], task_id, lease_id);
 redacted!(RevokeLeaseRequest: [subject_token, task_key], task_id, lease_id);

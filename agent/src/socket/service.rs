@@ -76,13 +76,7 @@ impl Service {
         token: &Subject,
         refuse: &Refuse<'_>,
     ) -> Result<(), Status> {
-        let refused = match caller.process.must_be_alive() {
-            Err(error) => refuse.gone(&error.to_string()),
-            Ok(()) if task.is_open() => return Ok(()),
-            Ok(()) => {
-                refuse.with(Code::FailedPrecondition, "TASK_ENDED", "the task has ended", "open another")
-            }
-        };
+        let Err(refused) = still_there(caller, task, refuse) else { return Ok(()) };
         let request = v1::RevokeLeaseRequest {
             subject_token: token.token.to_string(),
             task_id: task.id.clone(),
@@ -140,6 +134,17 @@ impl Service {
     }
 }
 
+/// The caller lives, and its task is open.
+fn still_there(caller: &Caller, task: &Task, refuse: &Refuse<'_>) -> Result<(), Status> {
+    match caller.process.must_be_alive() {
+        Err(error) => Err(refuse.gone(&error.to_string())),
+        Ok(()) if task.is_open() => Ok(()),
+        Ok(()) => {
+            Err(refuse.with(Code::FailedPrecondition, "TASK_ENDED", "the task has ended", "open another"))
+        }
+    }
+}
+
 /// `subject_token` and `task_key` are not a workload's to fill here.
 macro_rules! must_be_empty {
     ($refuse:expr, $request:expr, $($field:ident),+) => {
@@ -180,6 +185,28 @@ impl CredentialService for Service {
         let this = self.clone();
         let ending = tokio::spawn(async move { this.end(caller, request).await });
         ending.await.map_err(broken)?.map(Response::new)
+    }
+
+    /// Asked anew each time: a decision is for the moment of the request.
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let (caller, refuse) = self.caller(&request, "Authorize")?;
+        let request = request.into_inner();
+        must_be_empty!(refuse, request, subject_token, task_key);
+        let task = self.member(&caller.process, &request.task_id, &refuse)?;
+        let subject = self.subject(&caller.process, &refuse).await?;
+        let asked = v1::AuthorizeRequest { subject_token: subject.token.to_string(), ..request };
+        let answer = self
+            .opener
+            .broker
+            .credentials()
+            .authorize(asked)
+            .await
+            .map_err(|status| refuse.broker(status))?;
+        still_there(&caller, &task, &refuse)?;
+        Ok(answer)
     }
 
     async fn issue_credential(

@@ -23,6 +23,8 @@ pub struct Book {
     pub opened: Vec<v1::OpenTaskRequest>,
     /// Task and subject of each credential issued.
     pub issued: Vec<(String, String)>,
+    /// Task, subject, action and guard of each decision about an artifact.
+    pub authorized: Vec<[String; 4]>,
     pub renewed: Vec<String>,
     pub ended_by_call: Vec<String>,
     pub told: Vec<v1::TaskEnded>,
@@ -168,6 +170,25 @@ impl CredentialService for Broker {
         self.subject(&request.subject_token).await?;
         self.book().ended_by_call.push(request.task_id);
         Ok(Response::new(v1::EndTaskResponse { tasks_ended: 1, leases_queued: 7 }))
+    }
+
+    async fn authorize(
+        &self,
+        request: Request<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let request = request.into_inner();
+        let subject = self.subject(&request.subject_token).await?;
+        let mut book = self.book();
+        if book.denies {
+            return Err(Self::refuse("NOT_COVERED"));
+        }
+        let decision_id = book.id("D");
+        book.authorized.push([request.task_id, subject, request.action, request.receipt_audience]);
+        Ok(Response::new(v1::AuthorizeResponse {
+            decision_id,
+            receipt: "a.receipt".to_owned(),
+            ..Default::default()
+        }))
     }
 
     async fn issue_credential(

@@ -45,6 +45,13 @@ async fn what_only_an_agent_may_say_is_refused() {
         assert_eq!(refused.reason.as_deref(), Some("AGENT_ONLY_FIELD"), "{refused}");
         assert!(refused.request_id.is_some() && refused.next.is_some());
     }
+    for request in [
+        v1::AuthorizeRequest { subject_token: "eyJ".to_owned(), ..Default::default() },
+        v1::AuthorizeRequest { task_key: "k".to_owned(), ..Default::default() },
+    ] {
+        let refused = CallError::from(agent.credentials().authorize(request).await.unwrap_err());
+        assert_eq!(refused.reason.as_deref(), Some("AGENT_ONLY_FIELD"), "{refused}");
+    }
     let keyed = v1::EndTaskRequest { task_key: "k".to_owned(), ..Default::default() };
     let refused = CallError::from(agent.credentials().end_task(keyed).await.unwrap_err());
     assert_eq!(refused.reason.as_deref(), Some("AGENT_ONLY_FIELD"));
@@ -63,13 +70,28 @@ async fn an_outsider_learns_nothing_of_a_task_and_cannot_end_it() {
         let scope = Some(ScopeRequest { scope: "index".to_owned(), ..Default::default() });
         let issue = v1::IssueCredentialRequest { task_id: task_id.clone(), scope, ..Default::default() };
         let issue = CallError::from(agent.credentials().issue_credential(issue).await.unwrap_err());
+        let check = v1::AuthorizeRequest { task_id: task_id.clone(), ..Default::default() };
+        let check = CallError::from(agent.credentials().authorize(check).await.unwrap_err());
         let watch = v1::WatchTaskRequest { task_id, ..Default::default() };
         let watch = CallError::from(agent.credentials().watch_task(watch).await.unwrap_err());
-        for refused in [end, issue, watch] {
+        for refused in [end, issue, check, watch] {
             assert_eq!(refused.reason.as_deref(), Some("UNKNOWN_TASK"), "{refused}");
         }
     }
     assert!(member.is_alive());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_asks_about_an_artifact_in_its_own_name_and_each_time_anew() {
+    let world = World::start().await;
+    for number in ["D0002", "D0004"] {
+        let said = world.says(&["--end", "--check", "load-model=models/llama"]);
+        assert!(said.starts_with(&format!("authorized: {number} a.receipt\n")), "{said}");
+    }
+    let asked = world.broker.book().authorized.clone();
+    let by = |task: &str| [task, LAUNCHER, "load-model", "spiffe://prod.example/guard"].map(str::to_owned);
+    assert_eq!(asked, [by("T0001"), by("T0003")]);
+    assert!(!world.log().contains("a.receipt"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,8 +213,13 @@ impl World {
 
     /// A program that opens a task, watches it, and ends it; and what it said.
     pub async fn watch_and_end(&self) -> String {
+        self.says(&["--end"])
+    }
+
+    /// What the example says with these options.
+    pub fn says(&self, options: &[&str]) -> String {
         let mut command = Command::new(example());
-        let output = command.arg("--socket").arg(self.socket()).arg("--end").output().unwrap();
+        let output = command.arg("--socket").arg(self.socket()).args(options).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }

@@ -16,11 +16,12 @@ use tonic::{Request as Rpc, Response, Status};
 
 use super::{Api, peer_of, status, wire};
 use crate::caller::check_fresh;
+use crate::operations::authorize::Authorize;
 use crate::operations::end_task::EndTask;
 use crate::operations::issue::IssueCredential;
 use crate::operations::open_task::OpenTask;
 use crate::operations::renew::RenewLease;
-use crate::operations::{Broker, OperationError, end_task, issue, open_task, renew, revoke};
+use crate::operations::{Broker, OperationError, authorize, end_task, issue, open_task, renew, revoke};
 
 #[tonic::async_trait]
 impl CredentialService for Api {
@@ -79,6 +80,24 @@ impl CredentialService for Api {
             tasks_ended: u32::try_from(ended.tasks.len()).unwrap_or(u32::MAX),
             leases_queued: u32::try_from(ended.leases.len()).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn authorize(
+        &self,
+        rpc: Rpc<v1::AuthorizeRequest>,
+    ) -> Result<Response<v1::AuthorizeResponse>, Status> {
+        let id = self.new_request_id();
+        let peer = peer_of(&rpc, id)?;
+        let asked = rpc.into_inner();
+        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let authorize = Authorize {
+            task: wire::task_id(&asked.task_id, id)?,
+            key: wire::key(asked.task_key),
+            act: wire::act(asked.action, asked.artifact, id)?,
+            audience: (!asked.receipt_audience.is_empty()).then_some(asked.receipt_audience),
+        };
+        let answer = authorize::authorize(&self.broker, request, authorize).await;
+        Ok(Response::new(wire::authorized(answer.map_err(|e| status::of(e, id))?)))
     }
 
     async fn issue_credential(

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use dayfly_domain::artifact;
+use dayfly_domain::decision::Act;
 use dayfly_domain::id::{LeaseId, RequestId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseState, Outcome};
 use dayfly_domain::parameter::Parameters;
+use dayfly_domain::policy::Artifact;
 use dayfly_domain::scope::{Ceiling, Promise, Revocability, ScopeAsk};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::task::{Anchor, AnchorKind, Task, TaskState};
@@ -13,6 +16,7 @@ use dayfly_proto::v1;
 use tonic::Status;
 
 use super::status::invalid;
+use crate::operations::authorize::Authorized;
 use crate::operations::issue::Answer;
 use crate::providers::Credential;
 use crate::store::LeaseRow;
@@ -55,6 +59,32 @@ pub fn ask(wire: Option<v1::ScopeRequest>, request: RequestId) -> Result<ScopeAs
     }
     let parameters: Parameters = wire.parameters.into_iter().collect();
     Ok(ScopeAsk { scope: wire.scope, parameters })
+}
+
+/// An action on an artifact.
+pub fn act(action: String, wire: Option<v1::Artifact>, request: RequestId) -> Result<Act, Status> {
+    let v1::Artifact { name, digest } = wire.unwrap_or_default();
+    let artifact = Artifact { name, digest: (!digest.is_empty()).then_some(digest) };
+    match artifact::check(&action, &artifact) {
+        Ok(()) => Ok(Act { action, artifact }),
+        Err(fault) => {
+            let next = "name the action and the artifact as the scope does; `dayfly scope show` tells how";
+            Err(invalid("ARTIFACT_INVALID", fault.to_string(), next, request))
+        }
+    }
+}
+
+/// What was allowed.
+pub fn authorized(answer: Authorized) -> v1::AuthorizeResponse {
+    v1::AuthorizeResponse {
+        decision_id: answer.decision.to_string(),
+        scope: Some(scope_request(&answer.ask)),
+        digest_pinned: answer.pins_digest,
+        valid_until: Some(time(answer.until)),
+        receipt: answer.receipt.map(|receipt| receipt.expose().to_owned()).unwrap_or_default(),
+        revision: answer.revision,
+        rules_digest: answer.rules_digest,
+    }
 }
 
 /// A ceiling.

@@ -76,6 +76,9 @@ pub(super) async fn run(
     let grant = decide(broker, request, "issue", &lineage, wish).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
     let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
+    if !provider.gives_credentials() {
+        return Err(no_credential(&grant));
+    }
     let target = render(&grant)?;
     let of = Asked::wish("issue", Some(task.id), wish);
     must_narrow(broker, request, &of, provider.as_ref(), &target, &grant.narrowing).await?;
@@ -341,6 +344,14 @@ fn no_provider(grant: &Grant) -> OperationError {
         reason: "PROVIDER_NOT_CONFIGURED",
         message: format!("this broker has no provider {:?}", grant.scope.provider),
         next: "ask the platform team to configure the provider",
+    }
+}
+
+fn no_credential(grant: &Grant) -> OperationError {
+    OperationError::Invalid {
+        reason: "SCOPE_HAS_NO_CREDENTIAL",
+        message: format!("scope {:?} is for actions on an artifact and has no credential", grant.scope.name),
+        next: "ask Authorize (dayfly check)",
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod authorize;
 pub mod end_task;
 pub mod error;
 pub mod issue;
@@ -43,6 +44,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::providers::{Catalogue, NO_PROVIDERS};
 use crate::public::Ledger;
+use crate::receipts::Receipts;
 use crate::revoker::Wake;
 use crate::store::{LeaseRow, Store, StoreError};
 
@@ -54,6 +56,8 @@ pub struct Broker {
     pub rules: ArcSwap<Rules>,
     /// What gives credentials. Set once the broker knows who it is; until then it can only take away.
     pub providers: OnceLock<Catalogue>,
+    /// What signs receipts. Set once the broker knows who it is.
+    pub receipts: OnceLock<Receipts>,
     /// The only reader of time.
     pub clock: Clock,
     /// Default times and limits.

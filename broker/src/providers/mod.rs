@@ -1,5 +1,6 @@
 //! What gives credentials: one file per kind of target, the same four verbs in each.
 
+pub mod artifact;
 pub mod aws;
 pub mod token;
 pub mod vault;
@@ -37,6 +38,11 @@ pub trait Provider: Send + Sync {
 
     /// What can be promised about taking a credential of this scope back.
     fn promise(&self, scope: &Scope) -> Promise;
+
+    /// Whether there is anything to issue. A scope of a provider that says no is asked about, not issued.
+    fn gives_credentials(&self) -> bool {
+        true
+    }
 
     /// Whether issuing touches nothing outside this process, so that pending and active may be one transaction.
     fn is_local(&self) -> bool {

@@ -19,6 +19,7 @@ struct State {
     refusal: Option<(&'static str, &'static str, &'static str)>,
     opened: Vec<(i32, v1::OpenTaskRequest)>,
     ended: Vec<String>,
+    authorized: Vec<v1::AuthorizeRequest>,
 }
 
 impl FakeAgent {
@@ -32,7 +33,7 @@ impl FakeAgent {
         self.0.lock().unwrap().environment = pairs.collect();
     }
 
-    /// Refuses every task from now on: reason, message, next.
+    /// Refuses every task and every action from now on: reason, message, next.
     pub fn refuse(&self, reason: &'static str, message: &'static str, next: &'static str) {
         self.0.lock().unwrap().refusal = Some((reason, message, next));
     }
@@ -42,9 +43,24 @@ impl FakeAgent {
         self.0.lock().unwrap().opened.clone()
     }
 
+    /// What was asked about artifacts.
+    pub fn authorized(&self) -> Vec<v1::AuthorizeRequest> {
+        self.0.lock().unwrap().authorized.clone()
+    }
+
     /// Tasks that were ended by EndTask.
     pub fn ended(&self) -> Vec<String> {
         self.0.lock().unwrap().ended.clone()
+    }
+}
+
+impl State {
+    fn refused(&self) -> Result<(), Status> {
+        let Some((reason, message, next)) = self.refusal else { return Ok(()) };
+        let (message, next) = (message.to_owned(), next.to_owned());
+        let request_id = "01JZX0REQ".to_owned();
+        let code = Code::PermissionDenied;
+        Err(Refusal { code, reason, message, next, request_id, retry_after: None }.into())
     }
 }
 
@@ -56,12 +72,7 @@ impl service::CredentialService for FakeAgent {
 
     async fn open_task(&self, rpc: Request<v1::OpenTaskRequest>) -> Answer<v1::OpenTaskResponse> {
         let mut state = self.0.lock().unwrap();
-        if let Some((reason, message, next)) = state.refusal {
-            let (message, next) = (message.to_owned(), next.to_owned());
-            let request_id = "01JZX0REQ".to_owned();
-            let code = Code::PermissionDenied;
-            return Err(Refusal { code, reason, message, next, request_id, retry_after: None }.into());
-        }
+        state.refused()?;
         let pid = rpc.extensions().get::<UdsConnectInfo>().unwrap().peer_cred.unwrap().pid().unwrap();
         state.opened.push((pid, rpc.into_inner()));
         Ok(Response::new(v1::OpenTaskResponse {
@@ -76,6 +87,25 @@ impl service::CredentialService for FakeAgent {
     async fn end_task(&self, rpc: Request<v1::EndTaskRequest>) -> Answer<v1::EndTaskResponse> {
         self.0.lock().unwrap().ended.push(rpc.into_inner().task_id);
         Ok(Response::new(v1::EndTaskResponse { tasks_ended: 1, leases_queued: 0 }))
+    }
+
+    async fn authorize(&self, rpc: Request<v1::AuthorizeRequest>) -> Answer<v1::AuthorizeResponse> {
+        let mut state = self.0.lock().unwrap();
+        state.refused()?;
+        let asked = rpc.into_inner();
+        let receipt = if asked.receipt_audience.is_empty() { "" } else { "eyJ.the.receipt" };
+        let pinned = asked.artifact.as_ref().is_some_and(|artifact| !artifact.digest.is_empty());
+        state.authorized.push(asked);
+        let parameters = HashMap::from([("model".to_owned(), "llama".to_owned())]);
+        Ok(Response::new(v1::AuthorizeResponse {
+            decision_id: "01JZX0REQ".into(),
+            scope: Some(v1::ScopeRequest { scope: "model-load".into(), parameters }),
+            digest_pinned: pinned,
+            valid_until: Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 }),
+            receipt: receipt.into(),
+            revision: 7,
+            rules_digest: "ab".into(),
+        }))
     }
 
     async fn issue_credential(

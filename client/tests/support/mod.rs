@@ -136,6 +136,10 @@ impl service::CredentialService for Says {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn authorize(&self, _: Request<v1::AuthorizeRequest>) -> Answer<v1::AuthorizeResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn issue_credential(
         &self,
         _: Request<v1::IssueCredentialRequest>,

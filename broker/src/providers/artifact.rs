@@ -1,0 +1,73 @@
+//! Scopes without a credential: what may be done with an artifact. `Authorize` decides on them, records it, and signs a
+//! receipt where a guard wants one; there is nothing to issue and nothing to take back.
+
+use async_trait::async_trait;
+use dayfly_domain::artifact;
+use dayfly_domain::lease::Lease;
+use dayfly_domain::scope::{Promise, Revocability, Scope};
+use dayfly_domain::template::TemplateFault;
+use dayfly_domain::time::{Timestamp, Ttl};
+
+use super::{IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
+use crate::receipts::LONGEST_LIFE;
+
+/// The provider's name.
+pub const NAME: &str = artifact::PROVIDER;
+
+/// Decisions about artifacts, among the providers.
+#[derive(Clone, Copy, Debug)]
+pub struct ArtifactProvider;
+
+#[async_trait]
+impl Provider for ArtifactProvider {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn gives_credentials(&self) -> bool {
+        false
+    }
+
+    fn check_scope(&self, scope: &Scope) -> Vec<TemplateFault> {
+        artifact::faults(scope)
+    }
+
+    async fn probe_scope(&self, _: &Scope) -> Vec<TemplateFault> {
+        // There is no target: the broker itself answers.
+        Vec::new()
+    }
+
+    fn promise(&self, scope: &Scope) -> Promise {
+        // A guard asks nobody about a receipt, so one that is out is good until it runs out.
+        Promise::of(scope, Revocability::ExpiryOnly, self.residue(scope, scope.ttl.max))
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn residue(&self, _: &Scope, ttl: Ttl) -> Ttl {
+        ttl.min(LONGEST_LIFE)
+    }
+
+    async fn issue(&self, _: &Order<'_>) -> Result<Issued, IssueError> {
+        Err(no_credential())
+    }
+
+    fn renewal(&self, _: &Scope) -> Renewal {
+        Renewal::Reissue
+    }
+
+    async fn extend(&self, _: &Lease, _: &Scope, _: Ttl, _: Timestamp) -> Result<Timestamp, IssueError> {
+        Err(no_credential())
+    }
+
+    async fn revoke(&self, _: &Lease, _: Timestamp) -> Result<Revocation, RevokeError> {
+        Ok(Revocation::RunsOut)
+    }
+}
+
+fn no_credential() -> IssueError {
+    let what = "the scope has no credential; ask Authorize".to_owned();
+    IssueError::Refuse { provider: NAME, what, source: None }
+}
