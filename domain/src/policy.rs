@@ -3,7 +3,7 @@
 //! The input has three roots, so that a rule shows on its face what it rests on: `proven` comes from verified SVIDs and
 //! the broker's own records, `observed` is the node agent's word, `claimed` is the workload's word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -82,6 +82,7 @@ pub struct Link<'a> {
 #[derive(Clone, Debug, Serialize)]
 pub struct Observed<'a> {
     /// The agent that speaks; absent for a direct caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<&'a SpiffeId>,
     /// `cgroup_owned`, `process` or `stream`.
     pub anchor: &'static str,
@@ -105,7 +106,45 @@ pub struct Claimed<'a> {
     /// How long the credential is wanted for, in seconds; the scope's default if the caller did not say.
     pub ttl: u64,
     /// What is acted on; absent where a credential is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<&'a Artifact>,
+}
+
+/// Largest Rego module of a policy, in bytes.
+pub const MAX_MODULE: usize = 64 << 10;
+/// Most modules of one policy, its tests included.
+pub const MAX_MODULES: usize = 16;
+/// All modules of one policy together, in bytes.
+pub const MAX_POLICY: usize = 256 << 10;
+
+/// A policy as it is written: Rego modules, its own tests among them. Checked for form, not yet loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySource {
+    /// Its name, `[a-z][a-z0-9-]*`.
+    pub name: String,
+    /// The scopes it is for; `None` means every scope.
+    pub scopes: Option<BTreeSet<String>>,
+    /// Source by file name. Files named `*_test.rego` hold tests and take no part in decisions.
+    pub modules: BTreeMap<String, String>,
+    /// SHA-256 of the document it was written in, hexadecimal.
+    pub digest: String,
+}
+
+impl PolicySource {
+    /// Whether a file of this name holds tests.
+    pub fn is_test(file: &str) -> bool {
+        file.ends_with("_test.rego")
+    }
+
+    /// The Rego package of its rules: `dayfly.` and its name with `_` for `-`.
+    pub fn package(&self) -> String {
+        format!("dayfly.{}", self.name.replace('-', "_"))
+    }
+
+    /// Whether it judges requests for this scope.
+    pub fn is_for(&self, scope: &str) -> bool {
+        self.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
+    }
 }
 
 /// Something a workload loads, calls or queries.
