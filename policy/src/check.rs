@@ -72,10 +72,7 @@ impl Checker<'_> {
         }
         for import in self.module.imports.iter().filter(|import| import.is_reference()) {
             let path: Vec<_> = import.path.iter().cloned().map(Some).collect();
-            // A whole package may be imported: what is read of it is checked where it is read.
-            if path != self.own_data() {
-                self.check_reference(&path, import.place, &mut at);
-            }
+            self.check_reference(&path, import.place, &mut at);
         }
         for rule in &self.module.rules {
             if rule.name.starts_with("test_") && !self.module.is_test() {
@@ -116,10 +113,6 @@ impl Checker<'_> {
             }
             _ => {}
         }
-    }
-
-    fn own_data(&self) -> Vec<Option<String>> {
-        ["data"].into_iter().map(str::to_owned).chain(self.package.iter().cloned()).map(Some).collect()
     }
 
     fn check_call(

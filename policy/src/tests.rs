@@ -367,7 +367,7 @@ fn an_input_is_read_by_its_roots_and_there_is_no_other_data() {
         assert!(faults[0].starts_with("p.rego:5:"), "{body}: {faults:?}");
     }
     let set = load(policy(
-        "import data.dayfly.p as own\nimport input.claimed as said\nimport data.dayfly.p.limits\n\nlimits := {\"ttl\": 1000}\n\ndecision := {\"allow\": said[\"ttl\"] < own.limits.ttl} if input[\"proven\"].now > limits.ttl",
+        "import input.claimed as said\nimport data.dayfly.p.limits\n\nlimits := {\"ttl\": 1000}\n\ndecision := {\"allow\": said[\"ttl\"] < data.dayfly.p.limits.ttl} if input[\"proven\"].now > limits.ttl",
     ));
     assert_eq!(set.judge(&Request::default().input()), Judgement::Allow(Narrowing::default()));
 }
