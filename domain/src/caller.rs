@@ -23,9 +23,10 @@ pub struct Caller {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Via {
-    /// The workload's own X.509-SVID by mTLS.
+    /// The workload's own SVID: an X.509-SVID by mTLS, or at the token exchange a JWT-SVID that was taken once.
     Direct {
-        /// Serial number of the leaf, hexadecimal.
+        /// Which SVID: the serial number of the leaf, hexadecimal; or `jwt-svid:` and the SHA-256 of what is signed in it,
+        /// hexadecimal.
         serial: String,
     },
     /// A node agent's mTLS; the workload's JWT-SVID by signature and sole audience.

@@ -26,18 +26,7 @@ pub fn check_open(
         check_lineage(caller, above, now)?;
     }
     check_lines(rules, caller, above, ceiling)?;
-    let direct = matches!(caller.via, Via::Direct { .. });
-    let has_direct = |ask: &ScopeAsk| {
-        let bindings = rules.bindings_on(&ask.scope, &caller.spiffe_id);
-        bindings.iter().any(|binding| binding.via == ViaRule::Direct)
-    };
-    match ceiling.lines().iter().find(|ask| direct && !has_direct(ask)) {
-        None => Ok(()),
-        Some(ask) => {
-            let what = format!("scope {:?} is not given to callers without a node agent", ask.scope);
-            Err(DenyReason::ViaNotAllowed.denial(what))
-        }
-    }
+    check_way(rules, caller, ceiling)
 }
 
 /// Checks that the holder of a task may open one below it for a named workload. `above` is the tree down to the holder's
@@ -65,14 +54,35 @@ pub fn check_delegate(
         return not_allowed(format!("{to} fills no stage that holds target scopes"));
     }
     check_lines(rules, caller, above, ceiling)?;
-    let without = |ask: &&ScopeAsk| first_without_grant(rules, above, Some(to), ask, now).is_some();
-    match ceiling.lines().iter().find(without) {
-        None => Ok(()),
-        Some(ask) => not_allowed(format!(
-            "scope {:?} with these parameters may not be handed to {to} by this task and those above it",
-            ask.scope
-        )),
+    check_handed_on(rules, above, to, ceiling, now)
+}
+
+/// Checks that an identity may open a task for itself below the task of another, who gave it a credential of that task
+/// for the purpose. `above` is the tree down to the other's task, root first; `given_by` is whom the credential was
+/// issued to. All of the chain is held to it, as where the other opens the task.
+pub fn check_on_behalf(
+    rules: &Rules,
+    caller: &Caller,
+    given_by: &SpiffeId,
+    above: &[Task],
+    ceiling: &Ceiling,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    check_caller(rules, caller, now)?;
+    let open = above.iter().all(|task| task.state.is_open(now));
+    let Some(task) = above.last().filter(|task| open && task.offer.is_none()) else {
+        let what = "the task that the credential belongs to is not open".to_owned();
+        return Err(DenyReason::TaskNotOpen.denial(what));
+    };
+    // As where it opens a task for another: the chain is asked for holders alone.
+    if task.opened_by != *given_by {
+        let what =
+            format!("{given_by} does not hold the task of its credential, so it hands on nothing of it");
+        return Err(DenyReason::DelegationNotAllowed.denial(what));
     }
+    check_lines(rules, caller, above, ceiling)?;
+    check_way(rules, caller, ceiling)?;
+    check_handed_on(rules, above, &caller.spiffe_id, ceiling, now)
 }
 
 /// Checks that an identity may claim a task: the task was opened for this very identity, nobody has claimed it, and all
@@ -84,6 +94,43 @@ pub fn check_claim(rules: &Rules, caller: &Caller, lineage: &[Task], now: Timest
     match lineage.last().filter(|task| open && is_theirs(task)) {
         Some(_) => Ok(()),
         None => Err(DenyReason::TaskNotOpen.denial("no such task is offered to you".to_owned())),
+    }
+}
+
+/// Who comes without an agent has a binding for that on each scope. Whether it carries is decided at each request.
+fn check_way(rules: &Rules, caller: &Caller, ceiling: &Ceiling) -> Result<(), Denial> {
+    let direct = matches!(caller.via, Via::Direct { .. });
+    let has_direct = |ask: &ScopeAsk| {
+        let bindings = rules.bindings_on(&ask.scope, &caller.spiffe_id);
+        bindings.iter().any(|binding| binding.via == ViaRule::Direct)
+    };
+    match ceiling.lines().iter().find(|ask| direct && !has_direct(ask)) {
+        None => Ok(()),
+        Some(ask) => {
+            let what = format!("scope {:?} is not given to callers without a node agent", ask.scope);
+            Err(DenyReason::ViaNotAllowed.denial(what))
+        }
+    }
+}
+
+/// The holder of every task above may use each line, or delegate it down to whom it is handed.
+fn check_handed_on(
+    rules: &Rules,
+    above: &[Task],
+    to: &SpiffeId,
+    ceiling: &Ceiling,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    let without = |ask: &&ScopeAsk| first_without_grant(rules, above, Some(to), ask, now).is_some();
+    match ceiling.lines().iter().find(without) {
+        None => Ok(()),
+        Some(ask) => {
+            let what = format!(
+                "scope {:?} with these parameters may not be handed to {to} by this task and those above it",
+                ask.scope
+            );
+            Err(DenyReason::DelegationNotAllowed.denial(what))
+        }
     }
 }
 

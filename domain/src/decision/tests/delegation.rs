@@ -129,6 +129,75 @@ fn only_the_holder_of_a_task_hands_on_from_it() {
 }
 
 #[test]
+fn on_behalf_of_another_a_workload_gets_what_the_other_may_hand_to_it() {
+    let rules = rules_of(
+        &[
+            RULES,
+            r#"
+---
+kind: Binding
+metadata: {name: tool-search-direct}
+spec: {identities: ["spiffe://example.org/tool/*"], scope: search, via: direct}
+---
+kind: Binding
+metadata: {name: retrieval-search-direct}
+spec: {identities: ["spiffe://example.org/retrieval/*"], scope: search, via: direct}
+"#,
+        ]
+        .concat(),
+    );
+    let (search, data) = (Ceiling::new(vec![ask("search", None)]), Ceiling::new(vec![ask("data", None)]));
+    let all = Ceiling::new(vec![ask("search", None), ask("data", None)]);
+    let checked = |holders: &[&str], by: &str, who: &str, way: Via, ceiling: &Ceiling, declared: &Ceiling| {
+        let above = lineage(holders, declared);
+        let checked = check_on_behalf(&rules, &caller(&rules, who, way), &id(by), &above, ceiling, NOW);
+        checked.map_err(|denial| denial.reason)
+    };
+    let handed = |holders: &[&str], who: &str| {
+        checked(holders, holders.last().expect("not empty"), who, direct(), &search, &all)
+    };
+    assert_eq!(handed(&["infer/planner"], "tool/t"), Ok(()));
+    assert_eq!(handed(&["infer/orchestrator", "infer/planner"], "tool/t"), Ok(()));
+    let not_allowed = Err(DenyReason::DelegationNotAllowed);
+    // To whom, through whom, how deep, and by whom.
+    assert_eq!(handed(&["infer/planner"], "retrieval/r"), not_allowed);
+    assert_eq!(handed(&["infer/rogue", "infer/planner"], "tool/t"), not_allowed);
+    assert_eq!(handed(&["infer/orchestrator", "infer/planner", "tool/t"], "tool/u"), not_allowed);
+    assert_eq!(
+        checked(&["infer/planner"], "tool/u", "tool/t", direct(), &search, &all),
+        not_allowed,
+        "a guest in the planner's task"
+    );
+    // What: beyond the ceiling above, out of its type, not for this way.
+    let of_planner = |ceiling: &Ceiling, declared: &Ceiling| {
+        checked(&["infer/planner"], "infer/planner", "tool/t", direct(), ceiling, declared)
+    };
+    assert_eq!(of_planner(&search, &data), Err(DenyReason::OutsideCeiling));
+    let beyond = Ceiling::new(vec![ask("search", Some("corpus-7"))]);
+    assert_eq!(of_planner(&beyond, &all), Err(DenyReason::ParameterInvalid));
+    assert_eq!(of_planner(&data, &all), Err(DenyReason::ViaNotAllowed));
+    assert_eq!(handed(&["infer/planner"], "nobody"), Err(DenyReason::IdentityUnknown));
+    // When: all above is open and claimed.
+    let of_tree = |change: &dyn Fn(&mut Vec<Task>)| {
+        let mut above = lineage(&["infer/orchestrator", "infer/planner"], &all);
+        change(&mut above);
+        let caller = caller(&rules, "tool/t", direct());
+        check_on_behalf(&rules, &caller, &id("infer/planner"), &above, &search, NOW)
+            .map_err(|denial| denial.reason)
+    };
+    assert_eq!(of_tree(&|_| {}), Ok(()));
+    let not_open = Err(DenyReason::TaskNotOpen);
+    assert_eq!(of_tree(&Vec::clear), not_open);
+    assert_eq!(
+        of_tree(&|above| above[1].offer = Some(crate::task::Offer { deadline: NOW + Ttl::hours(1) })),
+        not_open
+    );
+    for over in [0, 1] {
+        assert_eq!(of_tree(&|above| above[over].state = TaskState::Open { deadline: NOW }), not_open);
+    }
+}
+
+#[test]
 fn a_task_is_claimed_by_whom_it_was_opened_for_while_it_waits() {
     let rules = rules_of(RULES);
     let ceiling = Ceiling::new(vec![ask("search", None)]);
