@@ -11,9 +11,11 @@ use dayfly_domain::secret::Secret;
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::Task;
 use dayfly_domain::time::Timestamp;
+use serde_json::Value;
 
-use super::issue::allow_record;
+use super::issue::{allow_record, must_narrow};
 use super::{Asked, Broker, OperationError, Request};
+use crate::providers::artifact::ArtifactProvider;
 use crate::receipts::{Allowed, LONGEST_LIFE, ReceiptError, Receipts};
 use crate::store::StoreError;
 
@@ -61,6 +63,8 @@ pub async fn authorize(
     let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
     let (wish, grant, until) = decide(broker, &request, &lineage, &asked.act).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
+    let asks = Asked::wish("authorize", Some(task.id), &wish);
+    must_narrow(broker, &request, &asks, &ArtifactProvider, &Value::Null, &grant.narrowing).await?;
     record(broker, &request, task, &wish, &grant, until, audience.as_ref()).await?;
     let receipt = match &audience {
         Some(guard) => Some(sign(receipts, &request, task, &asked.act, &grant, until, guard).await?),
@@ -119,12 +123,7 @@ fn last_moment(request: &Request, grant: &Grant) -> Result<Timestamp, Denial> {
         true => (DenyReason::ProofExpired, "the caller's SVID"),
         false => (DenyReason::TaskNotOpen, "the task, or of what grants it the scope,"),
     };
-    Err(Denial {
-        reason,
-        message: format!("less than a second of {what} is left"),
-        next: reason.next().to_owned(),
-        trace: Vec::new(),
-    })
+    Err(reason.denial(format!("less than a second of {what} is left")))
 }
 
 /// No record, no answer; and none for a task that is over by now.

@@ -4,9 +4,11 @@
 use async_trait::async_trait;
 use dayfly_domain::artifact;
 use dayfly_domain::lease::Lease;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::template::TemplateFault;
 use dayfly_domain::time::{Timestamp, Ttl};
+use serde_json::Value;
 
 use super::{IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
 use crate::receipts::LONGEST_LIFE;
@@ -48,6 +50,20 @@ impl Provider for ArtifactProvider {
 
     fn residue(&self, _: &Scope, ttl: Ttl) -> Ttl {
         ttl.min(LONGEST_LIFE)
+    }
+
+    fn can_narrow(&self, _: &Value, narrowing: &Narrowing) -> Result<(), String> {
+        if !narrowing.deny_statements.is_empty() {
+            return Err(
+                "a policy sets deny statements; an action on an artifact has no session policy".to_owned()
+            );
+        }
+        if !narrowing.tags.is_empty() {
+            return Err(
+                "a policy sets tags; an action on an artifact has no credential that carries them".to_owned()
+            );
+        }
+        Ok(())
     }
 
     async fn issue(&self, _: &Order<'_>) -> Result<Issued, IssueError> {
