@@ -26,6 +26,11 @@ macro_rules! ids {
             pub fn new(now: Timestamp, entropy: u128) -> Self {
                 Self(Ulid::from_parts(now.unix_millis().unsigned_abs(), entropy))
             }
+
+            /// The time it was made from.
+            pub fn made_at(self) -> Timestamp {
+                Timestamp::from_unix_millis(i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX))
+            }
         }
 
         impl FromStr for $name {
@@ -98,6 +103,7 @@ mod tests {
         let id = LeaseId::new(Timestamp::from_unix_millis(1_700_000_000_000), 42);
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(format!("{id:?}"), id.to_string());
+        assert_eq!(id.made_at(), Timestamp::from_unix_millis(1_700_000_000_000));
         assert_eq!("lease-1".parse::<LeaseId>(), Err(NotAnId));
     }
 }

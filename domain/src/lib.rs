@@ -10,6 +10,7 @@
 //! | [`task`], [`lease`] | the two state machines |
 //! | [`decision`] | allow or deny, with the reasons |
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
+//! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`audit`] | records and their hash chain |
 
@@ -21,6 +22,7 @@ pub mod binding_index;
 pub mod caller;
 pub mod decision;
 pub mod document;
+pub mod hypothesis;
 pub mod id;
 pub mod lease;
 pub mod node;
@@ -28,6 +30,7 @@ pub mod parameter;
 pub mod pattern;
 pub mod pattern_index;
 pub mod policy;
+pub mod reach;
 pub mod rules;
 pub mod schedule;
 pub mod scope;
@@ -37,6 +40,7 @@ pub mod stage;
 pub mod task;
 pub mod template;
 pub mod time;
+pub mod who_can;
 
 #[cfg(test)]
 mod golden;

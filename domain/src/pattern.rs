@@ -102,6 +102,28 @@ impl SpiffePattern {
     }
 }
 
+/// Some id that every one of the patterns takes in, if there is one. Where they leave a segment open it is `any`.
+pub fn common_id(patterns: &[&SpiffePattern]) -> Option<SpiffeId> {
+    let (first, rest) = patterns.split_first()?;
+    if rest.iter().any(|other| other.trust_domain != first.trust_domain) {
+        return None;
+    }
+    let least = |pattern: &&SpiffePattern| pattern.segments.len() + usize::from(pattern.open_ended);
+    let length = patterns.iter().map(least).max()?;
+    let mut id = format!("spiffe://{}", first.trust_domain);
+    for at in 0..length {
+        let named = patterns.iter().find_map(|pattern| match pattern.segments.get(at) {
+            Some(Segment::Exact(text)) => Some(text.as_str()),
+            Some(Segment::Any) | None => None,
+        });
+        id.push('/');
+        id.push_str(named.unwrap_or("any"));
+    }
+    // Those that differ in a segment, or are too short, do not take it in.
+    let id: SpiffeId = id.parse().ok()?;
+    patterns.iter().all(|pattern| pattern.matches(&id)).then_some(id)
+}
+
 impl FromStr for SpiffePattern {
     type Err = NotAPattern;
 
@@ -203,6 +225,31 @@ mod tests {
         ] {
             assert!(text.parse::<SpiffePattern>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_id_that_all_take_in_is_found_exactly_where_they_overlap() {
+        let patterns = [
+            "spiffe://d/**",
+            "spiffe://d/a/**",
+            "spiffe://d/*",
+            "spiffe://d/*/*",
+            "spiffe://d/a/b",
+            "spiffe://d/*/b/c",
+            "spiffe://d/a/*/**",
+            "spiffe://e/a",
+        ]
+        .map(pattern);
+        for a in &patterns {
+            for b in &patterns {
+                let found = common_id(&[a, b]);
+                assert_eq!(found.is_some(), a.overlaps(b), "{a} {b}");
+                assert!(found.is_none_or(|id| a.matches(&id) && b.matches(&id)), "{a} {b}");
+            }
+        }
+        let three = [pattern("spiffe://d/**"), pattern("spiffe://d/*/b/*"), pattern("spiffe://d/a/**")];
+        let found = common_id(&three.iter().collect::<Vec<_>>()).expect("they overlap");
+        assert_eq!(found.as_str(), "spiffe://d/a/b/any");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::binding::Binding;
 use crate::binding_index::BindingIndex;
 use crate::node::{NodeRule, TrustDomainRule};
 use crate::parameter::Parameters;
-use crate::pattern::SpiffePattern;
+use crate::pattern::{SpiffePattern, common_id};
 use crate::pattern_index::PatternIndex;
 use crate::policy::Judge;
 use crate::scope::{Scope, ScopeAsk};
@@ -122,6 +122,27 @@ impl Rules {
     /// Which patterns fill which stage.
     pub fn stages(&self) -> &[StageRule] {
         &self.stages
+    }
+
+    /// Some identity that one of the patterns takes in and that fills a stage which is wanted, if there can be one.
+    pub fn somebody(
+        &self,
+        patterns: &[SpiffePattern],
+        wanted: impl Fn(Stage) -> bool + Copy,
+    ) -> Option<SpiffeId> {
+        let rules = self.stages.iter().filter(|rule| wanted(rule.stage));
+        let of_stages = rules.flat_map(|rule| rule.patterns.iter());
+        let of_domains = || self.trust_domains.iter().flat_map(|domain| domain.patterns.iter());
+        let mut all = of_stages.flat_map(|stage| of_domains().map(move |domain| (stage, domain)));
+        all.find_map(|(stage, domain)| {
+            let common = patterns.iter().filter_map(|pattern| common_id(&[pattern, stage, domain]));
+            common.into_iter().find(|id| self.stage_of(id).is_some_and(wanted))
+        })
+    }
+
+    /// Which agents may speak for which workloads.
+    pub fn nodes(&self) -> &[NodeRule] {
+        &self.nodes
     }
 
     /// What an agent may do: it fills stage `node`, and a node rule is for it.

@@ -46,6 +46,13 @@ impl Template {
         &self.tree
     }
 
+    /// Every string leaf, with its path.
+    pub fn leaves(&self) -> Vec<(String, &str)> {
+        let mut leaves = Vec::new();
+        collect_leaves(&self.tree, String::new(), &mut leaves);
+        leaves
+    }
+
     /// Names of the parameters that stand in the leaf or branch at a key of the root.
     pub fn parameters_under(&self, key: &str) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
@@ -65,13 +72,15 @@ impl Template {
 
 /// A piece of a string leaf.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece<'a> {
+pub(crate) enum Piece<'a> {
+    /// As it stands.
     Text(&'a str),
+    /// Name of the parameter whose value comes here.
     Parameter(&'a str),
 }
 
 /// Splits a leaf into text and parameters. `${…}` is the target's own syntax and stays text.
-fn pieces(leaf: &str) -> Result<Vec<Piece<'_>>, String> {
+pub(crate) fn pieces(leaf: &str) -> Result<Vec<Piece<'_>>, String> {
     let mut found = Vec::new();
     let mut text_from = 0;
     let mut at = 0;
@@ -149,6 +158,20 @@ fn check_leaf(leaf: &str, specs: &BTreeMap<String, ParameterSpec>) -> Result<(),
         }
     }
     Ok(())
+}
+
+fn collect_leaves<'a>(node: &'a Value, path: String, leaves: &mut Vec<(String, &'a str)>) {
+    match node {
+        Value::String(leaf) => leaves.push((path, leaf)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, item)| collect_leaves(item, format!("{path}[{index}]"), leaves)),
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| collect_leaves(value, join(&path, key), leaves))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn collect_names(node: &Value, names: &mut BTreeSet<String>) {

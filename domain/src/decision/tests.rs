@@ -1,5 +1,6 @@
 mod delegation;
 mod properties;
+mod reach;
 mod worlds;
 
 use std::fmt::Write;
