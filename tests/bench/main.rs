@@ -2,6 +2,7 @@
 //!
 //! `scripts/bench` builds everything for release, names the parts in the environment, and starts this.
 
+mod decide;
 mod exchange;
 mod http;
 mod load;
@@ -46,6 +47,13 @@ enum Bench {
         #[command(flatten)]
         options: memory::Options,
     },
+    /// One decision, by number of bindings, without and with a policy.
+    Decide {
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        options: decide::Options,
+    },
     /// The program that `revoke` runs in its tasks.
     #[command(hide = true)]
     Workload(revoke::workload::Options),
@@ -75,6 +83,7 @@ async fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Exchange { output, options } => (output.json, exchange::run(&options).await?),
         Bench::Revoke { output, options } => (output.json, revoke::run(&options).await?),
         Bench::Memory { output, options } => (output.json, memory::run(&options).await?),
+        Bench::Decide { output, options } => (output.json, decide::run(&options)?),
         Bench::Workload(options) => return revoke::workload::run(&options).await,
     };
     report.print(json)

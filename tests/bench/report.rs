@@ -27,10 +27,15 @@ impl Times {
 
     /// The smallest of them that at least this share does not exceed (nearest rank), in milliseconds; 0 of none.
     pub fn percentile_ms(&self, percent: usize) -> f64 {
+        rounded(self.percentile(percent).as_secs_f64() * 1e3)
+    }
+
+    /// The same, as it was measured.
+    pub fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let rank = (sorted.len() * percent).div_ceil(100).max(1);
-        sorted.get(rank - 1).map_or(0.0, |time| rounded(time.as_secs_f64() * 1e3))
+        sorted.get(rank - 1).copied().unwrap_or_default()
     }
 
     /// The longest, in milliseconds.
@@ -42,7 +47,7 @@ impl Times {
 /// One case: ours, and the peer's beside it if there is one.
 #[derive(Debug, Serialize)]
 pub struct Case {
-    /// `exchange`, `revoke` or `memory`.
+    /// `exchange`, `revoke`, `memory` or `decide`.
     pub bench: &'static str,
     /// Which case of it.
     pub case: String,
@@ -77,15 +82,34 @@ pub struct Latency {
     /// Ours, all but one of a hundred.
     pub p99_ms: f64,
     /// The peer's, half of them.
-    pub peer_p50_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_p50_ms: Option<f64>,
     /// The peer's, all but one of a hundred.
-    pub peer_p99_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_p99_ms: Option<f64>,
 }
 
 impl Case {
     /// A figure without a peer.
     pub fn alone(bench: &'static str, case: impl Into<String>, unit: &'static str, ours: f64) -> Self {
         Self { bench, case: case.into(), unit, ours: rounded(ours), peer: None, latency: None }
+    }
+
+    /// A figure without a peer, with the latencies it comes from.
+    pub fn timed(
+        bench: &'static str,
+        case: impl Into<String>,
+        unit: &'static str,
+        ours: f64,
+        times: &Times,
+    ) -> Self {
+        let latency = Latency {
+            p50_ms: times.percentile_ms(50),
+            p99_ms: times.percentile_ms(99),
+            peer_p50_ms: None,
+            peer_p99_ms: None,
+        };
+        Self { latency: Some(latency), ..Self::alone(bench, case, unit, ours) }
     }
 
     /// A figure beside a peer's.
@@ -101,8 +125,8 @@ impl Case {
         let latency = Latency {
             p50_ms: times.percentile_ms(50),
             p99_ms: times.percentile_ms(99),
-            peer_p50_ms: their_times.percentile_ms(50),
-            peer_p99_ms: their_times.percentile_ms(99),
+            peer_p50_ms: Some(their_times.percentile_ms(50)),
+            peer_p99_ms: Some(their_times.percentile_ms(99)),
         };
         Self {
             peer: Some(Peer { peer: peer.to_owned(), theirs: rounded(theirs), ratio }),
@@ -125,8 +149,8 @@ impl Case {
             peer.map_or_else(dash, |peer| figure(peer.ratio)),
             latency.map_or_else(dash, |latency| figure(latency.p50_ms)),
             latency.map_or_else(dash, |latency| figure(latency.p99_ms)),
-            latency.map_or_else(dash, |latency| figure(latency.peer_p50_ms)),
-            latency.map_or_else(dash, |latency| figure(latency.peer_p99_ms)),
+            latency.and_then(|latency| latency.peer_p50_ms).map_or_else(dash, figure),
+            latency.and_then(|latency| latency.peer_p99_ms).map_or_else(dash, figure),
         ]
     }
 }
