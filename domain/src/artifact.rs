@@ -14,7 +14,8 @@ use std::fmt;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::parameter::{ParameterSpec, ParameterType};
+use crate::decision::Act;
+use crate::parameter::{self, ParameterSpec, ParameterType, Parameters};
 use crate::policy::Artifact;
 use crate::scope::Scope;
 use crate::template::TemplateFault;
@@ -112,6 +113,18 @@ pub fn fits(target: &Value, action: &str, artifact: &Artifact) -> Result<(), Mis
         return Err(Misfit::Digest);
     }
     Ok(())
+}
+
+/// Every action that a scope allows with these values, each on its artifact. None of a scope for credentials.
+pub fn acts(scope: &Scope, values: &Parameters) -> Vec<Act> {
+    if scope.provider != PROVIDER || parameter::check(&scope.parameters, values).is_err() {
+        return Vec::new();
+    }
+    let Ok(target) = scope.target.render(values) else { return Vec::new() };
+    let text = |key: &str| target[key].as_str().map(str::to_owned);
+    let artifact = Artifact { name: text("name").unwrap_or_default(), digest: text("digest") };
+    let actions = target["actions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    actions.map(|action| Act { action: action.to_owned(), artifact: artifact.clone() }).collect()
 }
 
 /// Whether a scope names the digest it is for, or takes any.

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::artifact;
 use crate::binding::ViaRule;
 use crate::caller::{Caller, Via};
+use crate::decision::Wish;
 use crate::id::{SessionId, TaskId};
 use crate::rules::Rules;
 use crate::scope::{Ceiling, ScopeAsk};
@@ -83,6 +85,17 @@ impl Hypothesis {
             start_time: 0,
             attested_by: attested_by.to_owned(),
         }
+    }
+}
+
+/// What an ask would be used for: a credential, or each action that the scope allows.
+pub fn wishes(rules: &Rules, ask: &ScopeAsk) -> Vec<Wish> {
+    let acts =
+        rules.scope(&ask.scope).map(|scope| artifact::acts(scope, &ask.parameters)).unwrap_or_default();
+    let wish = |act| Wish { ask: ask.clone(), ttl: None, act };
+    match acts.is_empty() {
+        true => vec![wish(None)],
+        false => acts.into_iter().map(|act| wish(Some(act))).collect(),
     }
 }
 

@@ -29,6 +29,7 @@ macro_rules! store_contract {
             ends::nothing_is_opened_under_what_is_over,
             ends::nothing_is_opened_past_a_deadline_above,
             ends::a_task_names_its_own_session,
+            ends::a_tree_is_read_as_it_stood_at_a_moment,
             ends::overdue_tasks_end_with_all_under_them,
             ends::an_identity_loses_its_tasks_and_its_leases_elsewhere,
             ends::a_node_ends_with_its_tasks,
@@ -62,6 +63,7 @@ macro_rules! store_contract {
             revocations::a_handle_is_amended_where_there_is_one,
             documents::documents_are_applied_whole_and_kept,
             documents::a_stale_revision_is_refused,
+            documents::documents_are_read_as_they_stood_at_a_revision,
             assertions::an_assertion_is_taken_once_also_after_a_restart,
             assertions::of_two_that_bring_an_assertion_at_once_one_is_heard,
             assertions::an_assertion_that_ran_out_is_not_taken_and_then_forgotten,
@@ -73,6 +75,7 @@ macro_rules! store_contract {
             recording::what_ends_goes_on_without_a_record_and_says_so,
             recording::reopening_keeps_everything,
             recording::records_are_read_from_any_number_on,
+            recording::records_are_found_by_time_and_by_what_they_hold,
             recording::what_needs_an_open_task_is_not_recorded_after_its_end,
             random::no_interleaving_leaves_anything_alive_under_an_ended_task,
         }

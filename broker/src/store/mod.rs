@@ -281,6 +281,9 @@ pub trait Store: Send + Sync {
     /// Every stored version of one document, oldest first.
     async fn document_history(&self, kind: Kind, name: &str) -> Result<Vec<StoredDocument>, StoreError>;
 
+    /// Every document as it stood at a revision, by kind and name. What was removed since is there again.
+    async fn documents_at(&self, revision: u64) -> Result<Vec<StoredDocument>, StoreError>;
+
     /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]).
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError>;
 
@@ -296,6 +299,9 @@ pub trait Store: Send + Sync {
 
     /// The tree above a task, root first, the task itself last. Empty if there is no such task.
     async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError>;
+
+    /// The same tree as it stood at a moment: what ended later was open, with the deadline it had last.
+    async fn lineage_at(&self, task: TaskId, at: Timestamp) -> Result<Vec<Task>, StoreError>;
 
     /// Ends tasks and all under them, and queues the revocation of every lease that is pending or active, in one
     /// transaction. Ending what is over changes nothing. Audit must not stop it: where a record cannot be written, it
@@ -415,4 +421,18 @@ pub trait Store: Send + Sync {
 
     /// Records of one chain from a number on, in order.
     async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// Number of a record of one chain such that every record before it was written before the moment, and found without
+    /// reading the chain through. None where the chain ends before the moment. Records carry the time of their request,
+    /// so one that is written late stands behind younger ones: ask for a moment that is earlier by as much.
+    async fn audit_since(&self, stream: Stream, moment: Timestamp) -> Result<Option<u64>, StoreError>;
+
+    /// Those of `within` records of one chain, from a number on, that hold this text.
+    async fn audit_holding(
+        &self,
+        stream: Stream,
+        from_seq: u64,
+        within: u64,
+        text: &str,
+    ) -> Result<Vec<AuditRow>, StoreError>;
 }

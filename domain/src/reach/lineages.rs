@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::artifact;
 use crate::binding::{Binding, ViaRule};
 use crate::decision::{self, Decision, DenyReason, Wish};
 use crate::hypothesis::Hypothesis;
@@ -31,9 +32,18 @@ pub(super) struct Favourable<'a> {
 }
 
 impl Favourable<'_> {
-    /// Decides these values, or an example, in a root task and below every binding that could be a parent's.
-    pub(super) fn outcome(&self, exactly: Option<Parameters>) -> Outcome {
-        let mut best = self.in_a_root_task(exactly.as_ref());
+    /// Decides these values, or an example, for a credential or for each action that the scope allows.
+    pub(super) fn outcomes(&self, exactly: Option<Parameters>) -> Vec<Outcome> {
+        let actions = match self.scope.target.tree()["actions"].as_array() {
+            Some(actions) if self.scope.provider == artifact::PROVIDER => actions.len(),
+            _ => 1,
+        };
+        (0..actions).map(|action| self.outcome(exactly.as_ref(), action)).collect()
+    }
+
+    /// Decides in a root task, and below every binding that could be a parent's.
+    fn outcome(&self, exactly: Option<&Parameters>, action: usize) -> Outcome {
+        let mut best = self.in_a_root_task(exactly, action);
         if !matches!(best.standing, Standing::Allowed(_)) {
             let mut tries = 0;
             let all = self.rules.bindings_of(&self.scope.name);
@@ -44,7 +54,7 @@ impl Favourable<'_> {
                 if enough || tries >= MOST_TRIES {
                     break;
                 }
-                if let Some(found) = self.below(above, exactly.as_ref()) {
+                if let Some(found) = self.below(above, exactly, action) {
                     tries += 1;
                     best.take(found);
                 }
@@ -66,22 +76,22 @@ impl Favourable<'_> {
             NoValue::Fits(name) => Standing::Nowhere(format!("no {name} fits")),
             NoValue::Found => Standing::NoExample,
         };
-        Outcome { ask: self.ask(Parameters::new()), standing, ways: Vec::new() }
+        Outcome { ask: self.ask(Parameters::new()), act: None, standing, ways: Vec::new() }
     }
 
-    fn in_a_root_task(&self, exactly: Option<&Parameters>) -> Outcome {
+    fn in_a_root_task(&self, exactly: Option<&Parameters>, action: usize) -> Outcome {
         let values = match exactly {
             Some(values) => Ok(values.clone()),
             None => values::example(self.scope, self.chosen, &[self.binding]),
         };
         match values {
-            Ok(values) => self.decide(None, self.ask(values)),
+            Ok(values) => self.decide(None, self.ask(values), action),
             Err(fault) => self.without_values(fault),
         }
     }
 
     /// Below a task whose holder has that binding. None where it gives the holder nothing to hand on.
-    fn below(&self, above: &Arc<Binding>, exactly: Option<&Parameters>) -> Option<Outcome> {
+    fn below(&self, above: &Arc<Binding>, exactly: Option<&Parameters>, action: usize) -> Option<Outcome> {
         if !above.stands(self.now) || !(above.may_use || above.delegate.is_some()) {
             return None;
         }
@@ -95,7 +105,7 @@ impl Favourable<'_> {
             },
         };
         let parent = Parent { binding: Arc::clone(above), example, in_task_of };
-        Some(self.decide(Some(parent), self.ask(values)))
+        Some(self.decide(Some(parent), self.ask(values), action))
     }
 
     /// Whose task it must stand in: its own, unless the scope is handed on to others alone. A direct caller stands in no
@@ -114,7 +124,7 @@ impl Favourable<'_> {
         }
     }
 
-    fn decide(&self, parent: Option<Parent>, ask: ScopeAsk) -> Outcome {
+    fn decide(&self, parent: Option<Parent>, ask: ScopeAsk, action: usize) -> Outcome {
         let hypothesis = Hypothesis {
             above: parent.iter().map(|parent| parent.example.clone()).collect(),
             holder: parent.as_ref().and_then(|parent| parent.in_task_of.clone()),
@@ -122,7 +132,8 @@ impl Favourable<'_> {
             ..Hypothesis::root(self.id.clone(), self.binding.via)
         };
         let (caller, lineage) = hypothesis.stand(self.rules, &ask, self.now);
-        let wish = Wish { ask: ask.clone(), ttl: None, act: None };
+        let act = artifact::acts(self.scope, &ask.parameters).into_iter().nth(action);
+        let wish = Wish { ask: ask.clone(), ttl: None, act: act.clone() };
         let decision = decision::decide(self.rules, &caller, &lineage, &wish, self.now);
         let standing = match decision {
             Decision::Allow(grant) if grant.binding == self.binding.name => Standing::Allowed(grant),
@@ -142,7 +153,7 @@ impl Favourable<'_> {
                 }
             }
         };
-        Outcome { ask: ask.clone(), standing, ways: vec![Way { parent, ask, caller, lineage }] }
+        Outcome { ask: ask.clone(), act, standing, ways: vec![Way { parent, ask, caller, lineage }] }
     }
 }
 

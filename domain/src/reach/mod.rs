@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::binding::Binding;
 use crate::caller::Caller;
-use crate::decision::{self, Decision, Denial, Grant, Wish};
-use crate::hypothesis::caller_in;
+use crate::decision::{self, Act, Decision, Denial, Grant, Wish};
+use crate::hypothesis::{caller_in, wishes};
 use crate::parameter::Parameters;
 use crate::rules::Rules;
 use crate::scope::{Scope, ScopeAsk};
@@ -22,11 +22,11 @@ use crate::time::Timestamp;
 pub use self::horizon::Horizon;
 pub use self::values::Values;
 
-/// One line of a task's ceiling, decided now.
+/// One line of a task's ceiling, decided now: for a credential, or for an action that the line allows.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Scope and values.
-    pub ask: ScopeAsk,
+    /// Scope and values, and the action.
+    pub wish: Wish,
     /// What the holder of the task would be told now.
     pub decision: Decision,
 }
@@ -52,6 +52,8 @@ pub struct Entry {
 pub struct Outcome {
     /// Scope and values.
     pub ask: ScopeAsk,
+    /// The action, where the scope is for actions.
+    pub act: Option<Act>,
     /// The answer.
     pub standing: Standing,
     /// Where the answer is that one. One way, if it is a root task; a bounded number, if it takes a parent.
@@ -107,11 +109,11 @@ pub fn of_task(rules: &Rules, lineage: &[Task], now: Timestamp) -> Vec<Line> {
     let caller = caller_in(rules, own.opened_by.clone(), &own, now);
     let lines = own.ceiling.lines().to_vec();
     let lineage: Vec<Task> = above.iter().cloned().chain([own]).collect();
-    let decide = |ask: ScopeAsk| {
-        let wish = Wish { ask: ask.clone(), ttl: None, act: None };
-        Line { ask, decision: decision::decide(rules, &caller, &lineage, &wish, now) }
+    let decide = |wish: Wish| {
+        let decision = decision::decide(rules, &caller, &lineage, &wish, now);
+        Line { wish, decision }
     };
-    lines.into_iter().map(decide).collect()
+    lines.iter().flat_map(|ask| wishes(rules, ask)).map(decide).collect()
 }
 
 /// The task as it will be once its workload claims it: through the agent of the task above.
@@ -160,8 +162,8 @@ pub fn entry(
     let favourable = lineages::Favourable { rules, id, scope, binding, chosen, now };
     let outcomes = match (binding.may_use, all) {
         (false, _) => Vec::new(),
-        (true, Some(all)) => all.into_iter().map(|values| favourable.outcome(Some(values))).collect(),
-        (true, None) => vec![favourable.outcome(None)],
+        (true, Some(all)) => all.into_iter().flat_map(|values| favourable.outcomes(Some(values))).collect(),
+        (true, None) => favourable.outcomes(None),
     };
     Entry { scope: Arc::clone(scope), binding: Arc::clone(binding), values, outcomes, complete }
 }
@@ -182,12 +184,11 @@ impl Entry {
             && self.values.iter().all(takes)
     }
 
-    /// What was decided about this ask: about the very values, or about the example that stands for all.
-    pub fn outcome(&self, ask: &ScopeAsk) -> Option<&Outcome> {
-        match self.complete {
-            true => self.outcomes.iter().find(|outcome| outcome.ask == *ask),
-            false => self.outcomes.first().filter(|_| self.covers(ask)),
-        }
+    /// What was decided about this ask: about the very values, or about the example that stands for all. One for each
+    /// action, where the scope is for actions.
+    pub fn outcomes_of(&self, ask: &ScopeAsk) -> Vec<&Outcome> {
+        let about = |outcome: &&Outcome| if self.complete { outcome.ask == *ask } else { self.covers(ask) };
+        self.outcomes.iter().filter(about).collect()
     }
 }
 

@@ -68,3 +68,21 @@ pub(crate) async fn a_stale_revision_is_refused(w: &mut World) {
     assert_eq!(w.store().load_documents().await.unwrap(), before);
     assert_eq!(w.chain(Stream::Admin).await.len(), 1);
 }
+
+pub(crate) async fn documents_are_read_as_they_stood_at_a_revision(w: &mut World) {
+    let (old, new) = (document(Kind::Scope, "one", 1), document(Kind::Scope, "one", 2));
+    let other = document(Kind::Binding, "one", 1);
+    w.store().apply(change(0, vec![old.clone(), other.clone()], Vec::new()), records()).await.unwrap();
+    w.store().apply(change(1, vec![new.clone()], vec![other.key.clone()]), records()).await.unwrap();
+    w.store().apply(change(2, vec![other.clone()], vec![new.key.clone()]), records()).await.unwrap();
+    let at = async |revision| -> Vec<Document> {
+        let rows = w.store().documents_at(revision).await.unwrap();
+        rows.into_iter().map(|row| row.document).collect()
+    };
+    assert_eq!(at(0).await, []);
+    assert_eq!(at(1).await, [other.clone(), old]);
+    assert_eq!(at(2).await, [new]);
+    assert_eq!(at(3).await, std::slice::from_ref(&other));
+    let now = w.store().load_documents().await.unwrap().1;
+    assert_eq!(w.store().documents_at(9).await.unwrap(), now, "nothing is newer than what stands");
+}

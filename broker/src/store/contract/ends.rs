@@ -232,3 +232,19 @@ pub(crate) async fn tasks_missing_from_an_inventory_end(w: &mut World) {
         assert_eq!(cause_of(w.task_state(task).await), None);
     }
 }
+
+pub(crate) async fn a_tree_is_read_as_it_stood_at_a_moment(w: &mut World) {
+    let root = w.open_root("a").await;
+    let child = w.open_child(&root, "b").await;
+    w.end(EndWhich::Task(child.id), EndCause::Explicit, at(5)).await;
+    w.end(EndWhich::Task(root.id), EndCause::Explicit, at(9)).await;
+    let states = async |moment| -> Vec<TaskState> {
+        let lineage = w.store().lineage_at(child.id, moment).await.unwrap();
+        assert_eq!(lineage.iter().map(|task| task.id).collect::<Vec<_>>(), [root.id, child.id]);
+        lineage.into_iter().map(|task| task.state).collect()
+    };
+    let ended = |at| TaskState::Ended { at, cause: EndCause::Explicit };
+    assert_eq!(states(at(4)).await, [root.state, child.state], "open, with the deadline each had");
+    assert_eq!(states(at(5)).await, [root.state, ended(at(5))]);
+    assert_eq!(states(at(9)).await, [ended(at(9)), ended(at(5))]);
+}

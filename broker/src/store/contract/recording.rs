@@ -123,3 +123,27 @@ pub(crate) async fn what_needs_an_open_task_is_not_recorded_after_its_end(w: &mu
     }
     assert_eq!(count().await, before);
 }
+
+pub(crate) async fn records_are_found_by_time_and_by_what_they_hold(w: &mut World) {
+    assert_eq!(w.store().audit_since(Stream::Admin, T0).await.unwrap(), None);
+    // The third and the fourth were written in the other order than they were asked.
+    let times = [1, 2, 5, 4, 6, 7, 7, 9];
+    let note = |(number, second): (usize, &u64)| {
+        Record::new(Stream::Admin, "noted", at(*second)).with("number", number)
+    };
+    w.store().write_records(times.iter().enumerate().map(note).collect()).await.unwrap();
+    for (moment, expected) in
+        [(0, Some(1)), (1, Some(1)), (2, Some(2)), (6, Some(5)), (7, Some(6)), (8, Some(8)), (10, None)]
+    {
+        assert_eq!(w.store().audit_since(Stream::Admin, at(moment)).await.unwrap(), expected, "at {moment}");
+    }
+    assert_eq!(w.store().audit_since(Stream::Lease, at(0)).await.unwrap(), None, "another chain");
+    let holding = async |from, within, text| -> Vec<u64> {
+        let rows = w.store().audit_holding(Stream::Admin, from, within, text).await.unwrap();
+        rows.iter().map(|row| row.seq).collect()
+    };
+    assert_eq!(holding(1, 8, "\"number\":4").await, [5]);
+    assert_eq!(holding(1, 8, "noted").await.len(), 8);
+    assert_eq!(holding(3, 2, "noted").await, [3, 4]);
+    assert!(holding(6, 8, "\"number\":4").await.is_empty());
+}

@@ -224,7 +224,7 @@ pub(super) async fn read(
     rows.iter().map(|row| row_of(row, writer, stream).map_err(failed("read audit records"))).collect()
 }
 
-fn row_of(row: &SqliteRow, writer: &str, stream: Stream) -> Result<AuditRow, sqlx::Error> {
+pub(super) fn row_of(row: &SqliteRow, writer: &str, stream: Stream) -> Result<AuditRow, sqlx::Error> {
     Ok(AuditRow {
         writer: writer.to_owned(),
         stream,

@@ -120,6 +120,21 @@ pub(super) async fn history(
     rows.iter().map(stored).collect()
 }
 
+/// The newest version of each document that is no newer than the revision, those left out that were removed by then.
+pub(super) async fn at(readers: &SqlitePool, revision: u64) -> Result<Vec<StoredDocument>, StoreError> {
+    const AT: &str = "
+        SELECT body, revision, applied_at, applied_by FROM document_history AS version
+        WHERE body IS NOT NULL
+          AND revision = (
+              SELECT MAX(revision) FROM document_history
+              WHERE kind = version.kind AND name = version.name AND revision <= $1
+          )
+        ORDER BY kind, name";
+    let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+    let rows = sqlx::query(AT).bind(revision).fetch_all(readers).await;
+    rows.map_err(failed("read the documents of a revision"))?.iter().map(stored).collect()
+}
+
 fn stored(row: &SqliteRow) -> Result<StoredDocument, StoreError> {
     const WHAT: &str = "read a document";
     let body: String = row.try_get("body").map_err(failed(WHAT))?;

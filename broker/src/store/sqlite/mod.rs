@@ -10,6 +10,7 @@ mod counts;
 mod documents;
 mod ends;
 mod files;
+mod history;
 mod leases;
 mod listings;
 mod moves;
@@ -126,6 +127,10 @@ impl Store for SqliteStore {
         documents::history(&self.readers, kind, name).await
     }
 
+    async fn documents_at(&self, revision: u64) -> Result<Vec<StoredDocument>, StoreError> {
+        documents::at(&self.readers, revision).await
+    }
+
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {
         self.desk.post(tasks::OpenTask::new(task, &decision, request)).await
     }
@@ -140,7 +145,11 @@ impl Store for SqliteStore {
     }
 
     async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError> {
-        tasks::lineage(&self.readers, task).await
+        tasks::lineage(&self.readers, task, None).await
+    }
+
+    async fn lineage_at(&self, task: TaskId, at: Timestamp) -> Result<Vec<Task>, StoreError> {
+        tasks::lineage(&self.readers, task, Some(at)).await
     }
 
     async fn end(
@@ -281,5 +290,18 @@ impl Store for SqliteStore {
 
     async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
         audit::read(&self.readers, &self.writer_id, stream, from_seq, limit).await
+    }
+    async fn audit_since(&self, stream: Stream, moment: Timestamp) -> Result<Option<u64>, StoreError> {
+        history::since(&self.readers, &self.writer_id, stream, moment).await
+    }
+
+    async fn audit_holding(
+        &self,
+        stream: Stream,
+        from_seq: u64,
+        within: u64,
+        text: &str,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        history::holding(&self.readers, &self.writer_id, stream, from_seq, within, text).await
     }
 }

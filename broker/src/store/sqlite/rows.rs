@@ -116,6 +116,18 @@ pub(super) fn task(row: &SqliteRow) -> Result<Task, StoreError> {
     })
 }
 
+/// The task as it stood at a moment: what ended later was open.
+pub(super) fn task_at(row: &SqliteRow, at: Timestamp) -> Result<Task, StoreError> {
+    let task = task(row)?;
+    let state = match task.state {
+        TaskState::Ended { at: ended, .. } if at < ended => {
+            TaskState::Open { deadline: Columns(row).time("deadline")? }
+        }
+        other => other,
+    };
+    Ok(Task { state, ..task })
+}
+
 /// A lease with all that its row says beside it.
 #[derive(Clone, Debug)]
 pub(super) struct StoredLease {

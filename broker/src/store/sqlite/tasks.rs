@@ -102,7 +102,12 @@ impl Verb for RecordUnder {
     }
 }
 
-pub(super) async fn lineage(readers: &SqlitePool, task: TaskId) -> Result<Vec<Task>, StoreError> {
+/// The tree above a task, as it stands or as it stood at a moment.
+pub(super) async fn lineage(
+    readers: &SqlitePool,
+    task: TaskId,
+    at: Option<Timestamp>,
+) -> Result<Vec<Task>, StoreError> {
     const LINEAGE: &str = "
         WITH RECURSIVE above (id, parent, steps) AS (
             SELECT id, parent, 0 FROM tasks WHERE id = $1
@@ -112,5 +117,9 @@ pub(super) async fn lineage(readers: &SqlitePool, task: TaskId) -> Result<Vec<Ta
         SELECT tasks.* FROM above JOIN tasks USING (id)
         ORDER BY steps DESC";
     let rows = sqlx::query(LINEAGE).bind(task.to_string()).fetch_all(readers).await;
-    rows.map_err(failed("read the tasks above"))?.iter().map(rows::task).collect()
+    let as_of = |row| match at {
+        Some(at) => rows::task_at(row, at),
+        None => rows::task(row),
+    };
+    rows.map_err(failed("read the tasks above"))?.iter().map(as_of).collect()
 }

@@ -25,7 +25,7 @@ fn standing<'a>(entries: &'a [Entry], binding: &str, ask: &ScopeAsk) -> &'a Stan
     let entry =
         entries.iter().find(|entry| entry.binding.name == binding).expect("every binding has an entry");
     assert!(entry.covers(ask), "{entry:?} leaves out {ask:?}");
-    &entry.outcome(ask).expect("what is covered was decided").standing
+    &entry.outcomes_of(ask).first().expect("what is covered was decided").standing
 }
 
 #[test]
@@ -113,8 +113,7 @@ fn a_task_reaches_what_its_holder_would_be_given() {
             proof_expires_at: NOW + Ttl::minutes(1),
         };
         for line in lines {
-            let wish = Wish { ask: line.ask.clone(), ttl: None, act: None };
-            let decision = decide(&rules, &holder, &world.lineage, &wish, NOW);
+            let decision = decide(&rules, &holder, &world.lineage, &line.wish, NOW);
             assert_eq!(shown(&line.decision), shown(&decision), "world {seed}");
             allowed += u32::from(reason(&decision).is_none());
         }
@@ -131,7 +130,7 @@ fn an_offer_reaches_what_it_will_once_it_is_claimed() {
     let child = Task { offer, node: None, ..task(2, "tool/t", &node(), Some(&parent)) };
     let lines = reach::of_task(&rules, &[parent, child], NOW);
     let told: Vec<String> =
-        lines.iter().map(|line| format!("{}: {}", line.ask.scope, shown(&line.decision))).collect();
+        lines.iter().map(|line| format!("{}: {}", line.wish.ask.scope, shown(&line.decision))).collect();
     assert_eq!(told[0], "data-read: allow by tool-data for 3m", "{told:?}");
     assert_eq!(told[4], "owned-only: DENY SCOPE_NOT_GRANTED", "{told:?}");
 }
@@ -189,4 +188,42 @@ spec: {{identities: [\"spiffe://example.org/train/*\"], scope: owned-only, until
             "owned: spiffe://example.org/train/any in a root task",
         ]
     );
+}
+
+#[test]
+fn a_scope_for_actions_is_in_reach_action_by_action() {
+    let rules = rules_of(&format!(
+        "{RULES}---
+kind: Scope
+metadata: {{name: models}}
+spec:
+  stages: [training]
+  parameters: {{model: {{type: segment}}}}
+  target: {{artifact: {{actions: [load-model, verify-model], name: \"models/{{model}}\"}}}}
+---
+kind: Binding
+metadata: {{name: train-models}}
+spec: {{identities: [\"spiffe://example.org/train/*\"], scope: models, parameters: {{model: [a, b]}}}}
+"
+    ));
+    let entries = reach::of_identity(&rules, &id("train/a"), NOW);
+    let entry = entries.iter().find(|entry| entry.scope.name == "models").expect("it is bound");
+    let acts: Vec<String> =
+        entry.outcomes.iter().filter_map(|one| Some(one.act.as_ref()?.to_string())).collect();
+    assert_eq!(
+        acts,
+        [
+            "load-model of models/a",
+            "verify-model of models/a",
+            "load-model of models/b",
+            "verify-model of models/b"
+        ]
+    );
+    assert!(entry.outcomes.iter().all(|outcome| matches!(outcome.standing, Standing::Allowed(_))));
+    let model =
+        ScopeAsk { scope: "models".into(), parameters: [("model".to_owned(), "a".to_owned())].into() };
+    let own = Task { ceiling: Ceiling::new(vec![model]), ..task(1, "train/a", &node(), None) };
+    let lines = reach::of_task(&rules, &[own], NOW);
+    let told: Vec<String> = lines.iter().map(|line| shown(&line.decision)).collect();
+    assert_eq!(told, ["allow by train-models for 5m", "allow by train-models for 5m"]);
 }
