@@ -10,7 +10,7 @@ use crate::node::{NodeRule, TrustDomainRule};
 use crate::parameter::Parameters;
 use crate::pattern::{SpiffePattern, common_id};
 use crate::pattern_index::PatternIndex;
-use crate::policy::Judge;
+use crate::policy::{Judge, PolicySource};
 use crate::scope::{Scope, ScopeAsk};
 use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
@@ -40,6 +40,7 @@ pub struct Rules {
     scopes: BTreeMap<String, Arc<Scope>>,
     bindings: HashMap<String, BindingIndex>,
     nodes: Vec<NodeRule>,
+    policies: Vec<PolicySource>,
     judge: Option<Arc<dyn Judge>>,
     approvals: HashMap<SpiffeId, Vec<Approval>>,
 }
@@ -73,12 +74,24 @@ impl Rules {
             scopes,
             bindings: by_scope,
             nodes,
+            policies: Vec::new(),
             judge: None,
             approvals: HashMap::new(),
         }
     }
 
-    /// The same rules with these policies.
+    /// The same rules with these policies, which judge nothing before they are loaded: see [`Rules::with_judge`].
+    #[must_use]
+    pub fn with_policies(self, policies: Vec<PolicySource>) -> Self {
+        Self { policies, ..self }
+    }
+
+    /// The policies as they are written.
+    pub fn policies(&self) -> &[PolicySource] {
+        &self.policies
+    }
+
+    /// The same rules with these policies loaded.
     #[must_use]
     pub fn with_judge(self, judge: Arc<dyn Judge>) -> Self {
         Self { judge: Some(judge), ..self }

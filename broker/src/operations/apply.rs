@@ -135,7 +135,7 @@ fn refuse_what_is_for_root_admins(
     let for_root = |document: &Document| match document.key.kind {
         Kind::Node => true,
         Kind::Stage => matches!(document.key.name.as_str(), "admin" | "node"),
-        Kind::Scope => false,
+        Kind::Scope | Kind::Policy => false,
         Kind::Binding => {
             let scope = document.spec.get("scope").and_then(|scope| scope.as_str()).unwrap_or_default();
             let identities = document.spec.get("identities").and_then(|list| list.as_array());

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use super::fields::Sink;
-use super::{Document, Fault, Kind, binding, delegation, hex, node, scope, stage};
+use super::{Document, Fault, Kind, binding, delegation, hex, node, policy, scope, stage};
 use crate::binding::{ADMIN_SCOPES, Binding, Start};
 use crate::node::{NodeRule, TrustDomainRule};
+use crate::policy::PolicySource;
 use crate::rules::{Rules, StageRule};
 use crate::scope::Scope;
 use crate::stage::Stage;
@@ -23,6 +24,7 @@ pub fn compile(
     let mut stages: Vec<(usize, StageRule)> = Vec::new();
     let mut scopes: Vec<Scope> = Vec::new();
     let mut bindings: Vec<(usize, binding::Read)> = Vec::new();
+    let mut policies: Vec<(usize, PolicySource)> = Vec::new();
     let mut nodes: Vec<(usize, NodeRule)> = Vec::new();
     for (index, (number, document)) in documents.iter().enumerate() {
         let mut sink = Sink::new(*number, document.key.to_string(), &mut faults);
@@ -30,6 +32,7 @@ pub fn compile(
             Kind::Stage => stages.extend(stage::read(document, &mut sink).map(|read| (index, read))),
             Kind::Scope => scopes.extend(scope::read(document, &mut sink)),
             Kind::Binding => bindings.extend(binding::read(document, &mut sink).map(|read| (index, read))),
+            Kind::Policy => policies.extend(policy::read(document, &mut sink).map(|read| (index, read))),
             Kind::Node => nodes.extend(node::read(document, &mut sink).map(|read| (index, read))),
         }
     }
@@ -45,6 +48,10 @@ pub fn compile(
         .into_iter()
         .map(|(index, read)| (index, check_binding(index, read, &scopes, &declared, &stages, &mut at)))
         .collect();
+    for (index, policy) in &policies {
+        let unknown = policy.scopes.iter().flatten().filter(|scope| !declared.contains(scope.as_str()));
+        unknown.for_each(|scope| at(*index, "spec.scopes", format!("there is no scope {scope:?}")));
+    }
     check_nodes(&nodes, &mut at);
     delegation::check(&bindings, &mut at);
     if !faults.is_empty() {
@@ -55,8 +62,17 @@ pub fn compile(
     let digest = hex(&Sha256::digest(digests.concat()));
     let stages = stages.into_iter().map(|(_, rule)| rule).collect();
     let bindings = bindings.into_iter().map(|(_, binding)| binding).collect();
+    let policies = policies.into_iter().map(|(_, policy)| policy).collect();
     let nodes = nodes.into_iter().map(|(_, rule)| rule).collect();
-    Ok(Rules::new(revision, digest, trust_domains.to_vec(), stages, scopes, bindings, nodes))
+    let rules = Rules::new(revision, digest, trust_domains.to_vec(), stages, scopes, bindings, nodes);
+    Ok(rules.with_policies(policies))
+}
+
+/// One document of kind Policy by itself, checked for form: what its scopes are is not asked.
+pub fn read_policy(number: u32, document: &Document) -> Result<PolicySource, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let read = policy::read(document, &mut Sink::new(number, document.key.to_string(), &mut faults));
+    read.filter(|_| faults.is_empty()).ok_or(faults)
 }
 
 /// One identity, one stage: overlapping patterns are refused, and so are those no trust domain admits.

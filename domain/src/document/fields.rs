@@ -52,6 +52,11 @@ impl Fields {
         self.map.remove(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there and says something.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
+    }
+
     pub(super) fn required(&mut self, key: &str, sink: &mut Sink<'_>) -> Option<Value> {
         let value = self.optional(key);
         if value.is_none() {

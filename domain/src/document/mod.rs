@@ -1,10 +1,11 @@
-//! The YAML documents of the platform team: `kind: Stage | Scope | Binding | Node`, checked whole, all faults at once.
+//! The YAML documents of the platform team: `kind: Stage | Scope | Binding | Policy | Node`, checked whole, all faults at once.
 
 mod binding;
 mod compile;
 mod delegation;
 mod fields;
 mod node;
+mod policy;
 mod scope;
 mod stage;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub use self::compile::compile;
+pub use self::compile::{compile, read_policy};
 use self::fields::{Fields, Sink};
 
 /// Largest input of one apply.
@@ -32,13 +33,15 @@ pub enum Kind {
     Scope,
     /// Who may use or delegate a scope.
     Binding,
+    /// Rego that may deny or narrow what bindings grant.
+    Policy,
     /// Which agents may speak for whom.
     Node,
 }
 
 impl Kind {
     /// Every kind, in the order they depend on each other.
-    pub const ALL: [Kind; 4] = [Kind::Stage, Kind::Scope, Kind::Binding, Kind::Node];
+    pub const ALL: [Kind; 5] = [Kind::Stage, Kind::Scope, Kind::Binding, Kind::Policy, Kind::Node];
 
     /// The kind's name.
     pub const fn as_str(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Kind {
             Kind::Stage => "Stage",
             Kind::Scope => "Scope",
             Kind::Binding => "Binding",
+            Kind::Policy => "Policy",
             Kind::Node => "Node",
         }
     }

@@ -208,3 +208,51 @@ fn a_changed_binding_changes_its_scope_and_no_other() {
     let moved = rules(&format!("{WHOLE}\n{more}").replace("train/**\"]}", "train/*\"]}"));
     assert_eq!(moved.scopes_unlike(&before).len(), 2);
 }
+
+const POLICY: &str = r#"
+---
+kind: Policy
+metadata: {name: training-hours}
+spec:
+  scopes: [s3-train-read]
+  modules:
+    hours.rego: |
+      package dayfly.training_hours
+      decision := {"allow": true}
+    hours_test.rego: "package dayfly.training_hours_test"
+"#;
+
+#[test]
+fn a_policy_is_kept_with_its_modules_and_moves_the_digest_of_the_rules() {
+    let rules = |yaml: &str| compile(1, &domains(), &parse(yaml).0).expect("no faults");
+    let with = rules(&format!("{WHOLE}{POLICY}"));
+    let [policy] = with.policies() else { panic!("{:?}", with.policies()) };
+    assert!(policy.is_for("s3-train-read") && !policy.is_for("kb-read"));
+    assert_eq!(policy.package(), "dayfly.training_hours");
+    assert_eq!(policy.modules.len(), 2);
+    assert!(policy.modules["hours.rego"].starts_with("package dayfly.training_hours\n"));
+    let everywhere = rules(&format!("{WHOLE}{}", POLICY.replace("  scopes: [s3-train-read]\n", "")));
+    assert!(everywhere.policies()[0].is_for("kb-read"));
+    assert_ne!(with.digest, rules(WHOLE).digest);
+    assert_ne!(with.digest, everywhere.digest);
+}
+
+#[test]
+fn a_policy_that_is_none_by_its_form_is_refused() {
+    let long = format!("hours.rego: \"{}\"\n    x.rego: |", "x".repeat(crate::policy::MAX_MODULE + 1));
+    for (find, replace, path) in [
+        ("name: training-hours", "name: 2-hours", "metadata.name"),
+        ("name: training-hours", "name: training.hours", "metadata.name"),
+        ("[s3-train-read]", "[s3-train-read, nowhere]", "spec.scopes"),
+        ("[s3-train-read]", "[]", "spec.scopes"),
+        ("  scopes:", "  scope:", "spec.scope"),
+        ("hours.rego:", "Hours.rego:", "spec.modules.Hours.rego"),
+        ("hours.rego:", "hours.py:", "spec.modules.hours.py"),
+        ("hours.rego:", "h_test.rego:", "spec.modules"),
+        ("hours.rego: |", &long, "spec.modules.hours.rego"),
+        ("\"package dayfly.training_hours_test\"", "[1]", "spec.modules.hours_test.rego"),
+    ] {
+        let faults = faults_of(&format!("{WHOLE}{}", POLICY.replacen(find, replace, 1)));
+        assert!(faults.iter().any(|(_, at)| at == path), "{find} -> {path}: {faults:?}");
+    }
+}
