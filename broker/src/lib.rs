@@ -14,6 +14,7 @@ pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod operations;
+pub mod policy;
 pub mod providers;
 pub mod public;
 pub mod receipts;

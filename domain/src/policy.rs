@@ -3,6 +3,7 @@
 //! The input has three roots, so that a rule shows on its face what it rests on: `proven` comes from verified SVIDs and
 //! the broker's own records, `observed` is the node agent's word, `claimed` is the workload's word.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -243,7 +244,7 @@ pub struct PolicyStep {
 }
 
 /// Judges requests by the policies in force. Pure: no clock, no network, no environment.
-pub trait Judge: Send + Sync + fmt::Debug {
+pub trait Judge: Any + Send + Sync + fmt::Debug {
     /// The judgement of every policy that is for the scope.
     fn judge(&self, input: &PolicyInput<'_>) -> Judgement;
 
@@ -255,6 +256,34 @@ pub trait Judge: Send + Sync + fmt::Debug {
 
     /// Name and digest of each policy that is for the scope.
     fn of_scope(&self, scope: &str) -> Vec<(String, String)>;
+}
+
+/// Policies that nobody has loaded yet. What they are for is denied.
+#[derive(Debug)]
+pub(crate) struct Unloaded(pub(crate) Vec<PolicySource>);
+
+impl Judge for Unloaded {
+    fn judge(&self, input: &PolicyInput<'_>) -> Judgement {
+        match self.0.iter().find(|policy| policy.is_for(input.proven.scope)) {
+            Some(policy) => {
+                Judgement::Fail { policy: policy.name.clone(), what: "it is not loaded".to_owned() }
+            }
+            None => Judgement::Allow(Narrowing::default()),
+        }
+    }
+
+    fn explain(&self, input: &PolicyInput<'_>) -> (Judgement, Vec<PolicyStep>) {
+        (self.judge(input), Vec::new())
+    }
+
+    fn is_for(&self, scope: &str) -> bool {
+        self.0.iter().any(|policy| policy.is_for(scope))
+    }
+
+    fn of_scope(&self, scope: &str) -> Vec<(String, String)> {
+        let policies = self.0.iter().filter(|policy| policy.is_for(scope));
+        policies.map(|policy| (policy.name.clone(), policy.digest.clone())).collect()
+    }
 }
 
 impl<'a> PolicyInput<'a> {

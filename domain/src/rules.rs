@@ -10,7 +10,7 @@ use crate::node::{NodeRule, TrustDomainRule};
 use crate::parameter::Parameters;
 use crate::pattern::{SpiffePattern, common_id};
 use crate::pattern_index::PatternIndex;
-use crate::policy::{Judge, PolicySource};
+use crate::policy::{Judge, PolicySource, Unloaded};
 use crate::scope::{Scope, ScopeAsk};
 use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
@@ -80,10 +80,12 @@ impl Rules {
         }
     }
 
-    /// The same rules with these policies, which judge nothing before they are loaded: see [`Rules::with_judge`].
+    /// The same rules with these policies. Until they are loaded, everything they are for is denied: see
+    /// [`Rules::with_judge`].
     #[must_use]
     pub fn with_policies(self, policies: Vec<PolicySource>) -> Self {
-        Self { policies, ..self }
+        let judge = (!policies.is_empty()).then(|| Arc::new(Unloaded(policies.clone())) as Arc<dyn Judge>);
+        Self { policies, judge, ..self }
     }
 
     /// The policies as they are written.

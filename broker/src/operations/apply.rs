@@ -14,6 +14,7 @@ use similar::TextDiff;
 
 use super::admin::Admin;
 use super::{Broker, OperationError};
+use crate::policy;
 use crate::store::{Change, LeaseFilter, StoreError};
 
 /// What was asked, checked for form.
@@ -102,6 +103,10 @@ pub async fn apply(
     };
     let changes = compare(&stored, &input, &deletes);
     refuse_what_is_for_root_admins(admin, &stored, &input, &changes)?;
+    // Loading runs what was written: nobody's Rego runs before it is known that they may apply it.
+    if let Err(more) = policy::load(&whole, broker.rules.load_full()).await {
+        faults.extend(more);
+    }
     if let Some(rules) = &rules {
         check_targets(broker, rules, &changes, &input, &mut faults).await;
     }
@@ -161,7 +166,15 @@ fn refuse_what_is_for_root_admins(
 pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
     let (revision, stored) = broker.store.load_documents().await?;
     let documents: Vec<(u32, Document)> = stored.into_iter().map(|row| (0, row.document)).collect();
-    match document::compile(revision, &broker.trust_domains, &documents) {
+    let compiled = document::compile(revision, &broker.trust_domains, &documents);
+    let loaded = policy::load(&documents, broker.rules.load_full()).await;
+    let judged = match (compiled, loaded) {
+        (Ok(rules), Ok(policies)) => Ok(policy::judged_by(rules, policies)),
+        (compiled, loaded) => {
+            Err([compiled.err(), loaded.err()].into_iter().flatten().flatten().collect::<Vec<_>>())
+        }
+    };
+    match judged {
         Ok(rules) => {
             let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
             broker.rules.store(Arc::new(rules));
@@ -180,7 +193,7 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
                     faults.len(),
                     faults[0]
                 ),
-                next: "compare [[trust_domain]] in the configuration with the stored Stage documents",
+                next: "compare [[trust_domain]] in the configuration with the stored Stage documents, and the log for the rest",
             })
         }
     }

@@ -231,6 +231,8 @@ fn a_policy_is_kept_with_its_modules_and_moves_the_digest_of_the_rules() {
     assert_eq!(policy.package(), "dayfly.training_hours");
     assert_eq!(policy.modules.len(), 2);
     assert!(policy.modules["hours.rego"].starts_with("package dayfly.training_hours\n"));
+    let judge = with.judge().expect("what is not loaded denies");
+    assert!(judge.is_for("s3-train-read") && !judge.is_for("kb-read"));
     let everywhere = rules(&format!("{WHOLE}{}", POLICY.replace("  scopes: [s3-train-read]\n", "")));
     assert!(everywhere.policies()[0].is_for("kb-read"));
     assert_ne!(with.digest, rules(WHOLE).digest);
