@@ -11,3 +11,5 @@ mod bad_input;
 mod direct;
 #[path = "broker/nodes.rs"]
 mod nodes;
+#[path = "broker/policies.rs"]
+mod policies;

@@ -1,0 +1,104 @@
+//! Policies in force: refused with every fault, judging each request, swapped with the rules, there after a restart.
+
+use std::time::SystemTime;
+
+use dayfly_client::BrokerClient;
+use dayfly_client::CallError;
+use dayfly_proto::v1;
+
+use crate::world::{TRAINER, World, reason, scope};
+
+fn policy(rules: &str, tests: &str) -> String {
+    let indent = |text: &str| text.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    format!(
+        "kind: Policy\nmetadata: {{name: short-lives}}\nspec:\n  scopes: [direct-read]\n  modules:\n    lives.rego: |\n      package dayfly.short_lives\n{}    lives_test.rego: |\n      package dayfly.short_lives_test\n{}",
+        indent(rules),
+        indent(tests)
+    )
+}
+
+const ALLOWS: &str =
+    "test_it if data.dayfly.short_lives.decision.allow with input as {\"claimed\": {\"ttl\": 1}}";
+
+async fn open(client: &BrokerClient) -> v1::OpenTaskResponse {
+    let ceiling = vec![scope("direct-read", &[])];
+    let opened = client.credentials().open_task(v1::OpenTaskRequest { ceiling, ..Default::default() }).await;
+    opened.expect("a direct binding stands").into_inner()
+}
+
+async fn issue(
+    client: &BrokerClient,
+    task: &v1::OpenTaskResponse,
+) -> Result<v1::IssueCredentialResponse, tonic::Status> {
+    let request = v1::IssueCredentialRequest {
+        task_id: task.task_id.clone(),
+        task_key: task.task_key.clone(),
+        scope: Some(scope("direct-read", &[])),
+        ..Default::default()
+    };
+    client.credentials().issue_credential(request).await.map(tonic::Response::into_inner)
+}
+
+fn seconds_left(issued: &v1::IssueCredentialResponse) -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    issued.expires_at.expect("a credential ends").seconds - i64::try_from(now).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_wrong_is_refused_with_every_fault_and_its_line() {
+    let world = World::new().await;
+    let broken = policy("decision := {\"allow\": http.send({})}\n\nhours := 24 +", "");
+    let untested = policy("decision := {\"allow\": time.now_ns() > 0}", "").replace("short", "brief");
+    let nowhere = "kind: Binding\nmetadata: {name: lost}\nspec: {identities: [\"spiffe://example.org/train/*\"], scope: nowhere}\n";
+    let yaml = [broken.as_str(), &untested, nowhere].join("---\n");
+    let answer = world.try_apply(v1::ApplyRequest { yaml, ..Default::default() }).await.unwrap();
+    let faults: Vec<(u32, &str, &str)> = answer
+        .faults
+        .iter()
+        .map(|fault| (fault.document, fault.subject.as_str(), fault.path.as_str()))
+        .collect();
+    for expected in [
+        (1, "Policy/short-lives", "spec.modules.lives.rego"),
+        (2, "Policy/brief-lives", "spec.modules.lives.rego"),
+        (2, "Policy/brief-lives", "spec.modules"),
+        (3, "Binding/lost", "spec.scope"),
+    ] {
+        assert!(faults.contains(&expected), "{expected:?} in {faults:?}");
+    }
+    let marked =
+        |fault: &v1::DocumentFault| fault.problem.contains("2 | decision :=") && fault.problem.contains('^');
+    assert!(answer.faults.iter().any(marked), "{:?}", answer.faults);
+    let stands = v1::ListDocumentsRequest { kind: "Policy".to_owned() };
+    let mut world = world;
+    let admin = world.connect(crate::world::ADMIN).await;
+    assert!(admin.admin().list_documents(stands).await.unwrap().into_inner().documents.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_denies_narrows_and_is_swapped_with_the_rules() {
+    let mut world = World::new().await;
+    let client = world.connect(TRAINER).await;
+    let task = open(&client).await;
+    assert!(seconds_left(&issue(&client, &task).await.unwrap()) > 60);
+
+    let denies = "decision := {\"allow\": count(reasons) == 0, \"reasons\": reasons}\n\nreasons contains \"ask for a minute at most\" if input.claimed.ttl > 60";
+    world.apply(&policy(denies, ALLOWS)).await;
+    let refused = issue(&client, &task).await.unwrap_err();
+    let error = CallError::from(refused.clone());
+    assert!(error.message.contains("ask for a minute at most"), "{error:?}");
+    assert_eq!(reason(Err::<(), _>(refused)), "POLICY_DENIED");
+
+    let narrows = "decision := {\"allow\": true, \"narrow\": {\"max_ttl\": 45}} if input.claimed.ttl > 0";
+    world.apply(&policy(narrows, ALLOWS)).await;
+    let left = seconds_left(&issue(&client, &task).await.unwrap());
+    assert!((1..=45).contains(&left), "{left}");
+
+    let fails = "decision := {\"allow\": true} if input.claimed.ttl < 60";
+    world.apply(&policy(fails, ALLOWS)).await;
+    assert_eq!(reason(issue(&client, &task).await), "POLICY_FAILED");
+
+    world.restart().await;
+    let client = world.connect(TRAINER).await;
+    let task = open(&client).await;
+    assert_eq!(reason(issue(&client, &task).await), "POLICY_FAILED");
+}
