@@ -9,6 +9,8 @@ mod authorize;
 mod bad_input;
 #[path = "broker/direct.rs"]
 mod direct;
+#[path = "broker/guard.rs"]
+mod guard;
 #[path = "broker/nodes.rs"]
 mod nodes;
 #[path = "broker/policies.rs"]

@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+mod claims;
+mod fault;
 mod jwks;
 mod once;
 #[cfg(test)]
@@ -23,17 +25,18 @@ mod tests;
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::Deserialize;
 use spiffe::SpiffeId;
-use thiserror::Error;
 
-use self::jwks::Keys;
-pub use self::{jwks::JwksFault, once::AcceptOnce};
+use self::{
+    claims::{Claims, Header, chain, id},
+    jwks::Keys,
+};
+pub use self::{fault::ReceiptFault, jwks::JwksFault, once::AcceptOnce};
 
 /// The only `typ` of a receipt (RFC 8725 §3.11: each kind of token has its own).
 pub const TYP: &str = "dayfly-receipt+jwt";
@@ -85,61 +88,32 @@ pub struct Receipt {
     pub dev: bool,
 }
 
-/// Why a receipt is not good here. No variant holds a part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
-#[non_exhaustive]
-pub enum ReceiptFault {
-    /// Not a JWS in compact form (RFC 7515 §7.1).
-    #[error("not a signed receipt")]
-    Malformed,
-    /// Longer than any of ours.
-    #[error("longer than {MAX_RECEIPT} bytes, so not a receipt")]
-    TooLong,
-    /// Another kind of token, another algorithm, or header fields that receipts never have.
-    #[error("another kind of token; a receipt has the typ {TYP} and the alg ES256")]
-    Kind,
-    /// No key of the issuer has this `kid`.
-    #[error("signed with no key of the issuer; are its keys up to date here?")]
-    UnknownKey,
-    /// The signature is not over these bytes.
-    #[error("the signature does not hold")]
-    Signature,
-    /// Signed, but with claims that receipts never have.
-    #[error("the claims are not those of a receipt")]
-    Claims,
-    /// Another `iss`.
-    #[error("another issuer's")]
-    Issuer,
-    /// For another guard.
-    #[error("for another guard; ask for one with this guard's SPIFFE ID as audience")]
-    Audience,
-    /// It claims to live longer than receipts do.
-    #[error("it claims to hold for more than {} seconds", LONGEST_LIFE.as_secs())]
-    TooLongLived,
-    /// Issued in the future.
-    #[error("not valid yet; compare the clocks of the issuer and of this guard")]
-    NotYet,
-    /// It ran out.
-    #[error("expired; ask for a new one")]
-    Expired,
-    /// Shown by another than the one it was made for.
-    #[error("made for another workload than the one that shows it")]
-    Peer,
-    /// For another action.
-    #[error("for another action")]
-    Action,
-    /// For another artifact.
-    #[error("for another artifact")]
-    Name,
-    /// For other bytes than would be handed out.
-    #[error("for another digest than that of what would be handed out")]
-    Digest,
-    /// Shown before.
-    #[error("shown before; ask for a new one for each use")]
-    Replayed,
-    /// So many were shown within their life that no further one can be remembered.
-    #[error("too many receipts at once; ask again in a minute")]
-    Busy,
+impl Receipt {
+    /// Whether it is for this action on this artifact, whatever its digest.
+    ///
+    /// # Errors
+    /// [`ReceiptFault::Action`] or [`ReceiptFault::Name`].
+    pub fn names(&self, action: &str, name: &str) -> Result<(), ReceiptFault> {
+        if self.action != action {
+            return Err(ReceiptFault::Action);
+        }
+        if self.name != name {
+            return Err(ReceiptFault::Name);
+        }
+        Ok(())
+    }
+
+    /// Whether it is for all that is wanted.
+    ///
+    /// # Errors
+    /// [`ReceiptFault::Action`], [`ReceiptFault::Name`] or [`ReceiptFault::Digest`].
+    pub fn allows(&self, wanted: &Wanted<'_>) -> Result<(), ReceiptFault> {
+        self.names(wanted.action, wanted.name)?;
+        if self.digest.as_deref() != wanted.digest {
+            return Err(ReceiptFault::Digest);
+        }
+        Ok(())
+    }
 }
 
 /// Checks receipts for one guard. Share it behind an [`Arc`].
@@ -182,6 +156,17 @@ impl ReceiptVerifier {
         wanted: &Wanted<'_>,
         now: SystemTime,
     ) -> Result<Receipt, ReceiptFault> {
+        let receipt = self.read(receipt, peer, now)?;
+        receipt.allows(wanted)?;
+        Ok(receipt)
+    }
+
+    /// Everything but what the receipt allows: it is the issuer's, for this guard, holds now, and `peer` shows it. For
+    /// guards to whom a digest is dear: they read first, and then ask [`Receipt::names`] and [`Receipt::allows`].
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn read(&self, receipt: &str, peer: &SpiffeId, now: SystemTime) -> Result<Receipt, ReceiptFault> {
         let claims = self.signed_claims(receipt)?;
         let claims: Claims = serde_json::from_slice(&claims).map_err(|_| ReceiptFault::Claims)?;
         if claims.iss != self.issuer {
@@ -197,15 +182,6 @@ impl ReceiptVerifier {
         }
         if subject != *peer {
             return Err(ReceiptFault::Peer);
-        }
-        if claims.action != wanted.action {
-            return Err(ReceiptFault::Action);
-        }
-        if claims.artifact.name != wanted.name {
-            return Err(ReceiptFault::Name);
-        }
-        if claims.artifact.digest.as_deref() != wanted.digest {
-            return Err(ReceiptFault::Digest);
         }
         Ok(Receipt {
             decision_id: claims.jti,
@@ -244,84 +220,4 @@ impl ReceiptVerifier {
             .map_err(|_| ReceiptFault::Signature)?;
         Ok(claims)
     }
-}
-
-/// A header of ours has these three and nothing else: `crit`, `jwk`, `jku` and `x5c` of a stranger are refused unread.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    typ: String,
-    alg: String,
-    kid: String,
-}
-
-/// Claims that we do not know are left alone (RFC 7519 §4); those that we know have one form each.
-#[derive(Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
-    /// Text: a list would name several guards, each of which could show it to the others.
-    aud: String,
-    exp: u64,
-    iat: u64,
-    jti: String,
-    txn: String,
-    task: String,
-    cnf: Confirmation,
-    act: Option<Actor>,
-    action: String,
-    artifact: Artifact,
-    scope: String,
-    #[serde(default)]
-    dev: bool,
-}
-
-#[derive(Deserialize)]
-struct Confirmation {
-    spiffe_id: String,
-}
-
-#[derive(Deserialize)]
-struct Actor {
-    sub: String,
-    act: Option<Box<Actor>>,
-}
-
-#[derive(Deserialize)]
-struct Artifact {
-    name: String,
-    digest: Option<String>,
-}
-
-impl Claims {
-    /// When it was issued and when it ends, if it holds now.
-    fn times(&self, now: SystemTime) -> Result<(SystemTime, SystemTime), ReceiptFault> {
-        let life = self.exp.checked_sub(self.iat).filter(|life| *life > 0).ok_or(ReceiptFault::Claims)?;
-        if life > LONGEST_LIFE.as_secs() {
-            return Err(ReceiptFault::TooLongLived);
-        }
-        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or(ReceiptFault::Claims);
-        let (issued_at, expires_at) = (at(self.iat)?, at(self.exp)?);
-        if now >= expires_at {
-            return Err(ReceiptFault::Expired);
-        }
-        if issued_at > now + SKEW {
-            return Err(ReceiptFault::NotYet);
-        }
-        Ok((issued_at, expires_at))
-    }
-}
-
-fn chain(act: Option<Actor>) -> Result<Vec<SpiffeId>, ReceiptFault> {
-    let mut chain = Vec::new();
-    let mut step = act;
-    while let Some(actor) = step {
-        chain.push(id(&actor.sub)?);
-        step = actor.act.map(|above| *above);
-    }
-    Ok(chain)
-}
-
-fn id(text: &str) -> Result<SpiffeId, ReceiptFault> {
-    SpiffeId::new(text).map_err(|_| ReceiptFault::Claims)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use harness::dev::{Dev, DevOptions};
 use harness::{Moto, Program, Python, Vault, eventually, parts};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const WITHIN: Duration = Duration::from_secs(20);
 const SERVICE: &str = "spiffe://dev.dayfly/tool/service";
@@ -138,6 +139,86 @@ async fn a_rust_workload_speaks_to_the_broker_itself() {
     assert!(said.contains(&format!("for {SERVICE}")) && said.contains("ended; 1 leases"), "{said}");
     ended(&dev, lease).await;
     dev.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_hands_a_model_to_a_program_whose_task_may_load_it_and_to_nobody_else() {
+    let dev = Dev::start(DevOptions::default()).await.unwrap();
+    dev.apply("laptop-models.yaml").await.unwrap();
+    let models = dev.scratch.folder("guarded", 0o755).unwrap();
+    dev.scratch.folder("guarded/models", 0o755).unwrap();
+    dev.scratch.file("guarded/models/tiny", 0o644, "weights").unwrap();
+    let issuer = format!("{}/receipt", dev.exported("DAYFLY_DEV_ISSUER"));
+    let jwks = reqwest::get(format!("{issuer}/jwks.json")).await.unwrap().bytes().await.unwrap();
+    let jwks = dev.scratch.file("receipt-jwks.json", 0o644, jwks).unwrap();
+    let guard = Program::new(parts::binary("examples/guard").unwrap()).args(["--listen", "127.0.0.1:0"]);
+    let guard = guard.args(["--accept", "dev.dayfly", "--issuer", &issuer]).arg("--artifacts").arg(&models);
+    let guard = dev.shell(guard.arg("--jwks").arg(&jwks));
+    let log = dev.scratch.join("guard.log");
+    let mut guard =
+        guard.env("SPIFFE_ENDPOINT_SOCKET", dev.exported("DAYFLY_DEV_SERVICE_API")).start(&log).unwrap();
+    let address = guard.ready(WITHIN, || async { address_in(&log) }).await.unwrap();
+
+    let digest = format!("{:x}", Sha256::digest("weights"));
+    let other = format!("{:x}", Sha256::digest("other weights"));
+    let ceiling = |digest: &str| {
+        ["--scope", "model-load", "--param", "model=tiny", "--param"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("digest={digest}")])
+            .collect::<Vec<_>>()
+    };
+    let load = async |declared: &str, named: &str| {
+        let ceiling = ceiling(declared);
+        let ceiling: Vec<&str> = ceiling.iter().map(String::as_str).collect();
+        let digest = format!("sha256:{named}");
+        let args = [&format!("https://{address}"), "models/tiny", "--digest", &digest];
+        dev.example_in_task(&ceiling, "load_model.py", &args).await.unwrap()
+    };
+    let loaded = load(&digest, &digest).await;
+    assert_eq!(loaded.stdout, "loaded models/tiny: 7 bytes\n", "{}", loaded.stderr);
+    assert!(guard.log().contains("handed out"), "{}", guard.log());
+    let undeclared = load(&digest, &other).await;
+    assert!(
+        undeclared.stderr.contains("PERMISSION_DENIED") && undeclared.stderr.contains("did not declare"),
+        "{}",
+        undeclared.stderr
+    );
+    let not_there = load(&other, &other).await;
+    assert!(
+        not_there.stderr.contains("403 the receipt is not good here: for another digest"),
+        "{}",
+        not_there.stderr
+    );
+    dev.scratch.file("guarded/models/tiny", 0o644, "poison").unwrap();
+    let changed = load(&digest, &digest).await;
+    assert!(changed.stderr.contains("for another digest"), "{}", changed.stderr);
+
+    // `dayfly check` in a task and outside.
+    let artifact = format!("models/tiny@sha256:{digest}");
+    let run = ["run"].iter().map(|word| (*word).to_owned()).chain(ceiling(&digest));
+    let check = ["--", "dayfly", "check", "load-model", &artifact, "-o", "json"].map(str::to_owned);
+    let dayfly = parts::binary("dayfly").unwrap();
+    let path = format!("{}:{}", dayfly.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let told = dev.verb(run.chain(check)).unwrap().env("PATH", path).output().await.unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (&told["scope"], &told["digest_pinned"], &told["receipt"]),
+        (&json!("model-load"), &json!(true), &Value::Null)
+    );
+    let decisions = dev.json(&["audit", "verify"]).await;
+    assert!(decisions.is_ok(), "{decisions:?}");
+    let outside = dev.verb(["check", "load-model", &artifact]).unwrap().finish().await.unwrap();
+    assert!(outside.stderr.contains("DAYFLY_TASK_ID is not set"), "{}", outside.stderr);
+    guard.terminate().await.unwrap();
+    dev.stop().await.unwrap();
+}
+
+fn address_in(log: &Path) -> anyhow::Result<String> {
+    let said = std::fs::read_to_string(log)?;
+    let address =
+        said.split_once("address=").map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default());
+    address.map(str::to_owned).ok_or_else(|| anyhow::anyhow!("it said: {said}"))
 }
 
 async fn ended(dev: &Dev, lease: &str) {

@@ -1,7 +1,7 @@
 //! Each thing that can be wrong with a receipt, and that it is told as such.
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::UNIX_EPOCH};
 
 use aws_lc_rs::{
     rand::SystemRandom,
