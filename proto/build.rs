@@ -15,12 +15,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-const SECRET_BEARING: [&str; 12] = [
+const SECRET_BEARING: [&str; 15] = [
     "dayfly.v1.AwsCredential",
     "dayfly.v1.VaultCredential",
     "dayfly.v1.TokenCredential",
     "dayfly.v1.OpenTaskRequest",
     "dayfly.v1.OpenTaskResponse",
+    "dayfly.v1.DelegateTaskRequest",
+    "dayfly.v1.ClaimTaskRequest",
+    "dayfly.v1.ClaimTaskResponse",
     "dayfly.v1.EndTaskRequest",
     "dayfly.v1.AuthorizeRequest",
     "dayfly.v1.AuthorizeResponse",

@@ -1,7 +1,9 @@
 //! Opens a task at the node agent and becomes a command in it, as `dayfly run` does.
 //!
 //! `workload --socket PATH [--scope NAME]… [--label KEY=VALUE]… -- COMMAND…`, or with `--end` instead of a command: then it
-//! watches its task, ends it, and says what it saw. With `--check ACTION=NAME` it asks about an artifact before that.
+//! watches its task, ends it, and says what it saw. With `--check ACTION=NAME` it asks about an artifact before that. With
+//! `--claim TASK` it takes a task that was opened for it; with
+//! `--delegate SPIFFE_ID` it opens one for another, in the task it stands in, and says its id.
 //!
 //! The calling process is the task's leader: the agent moves it into the task, and `exec` keeps it there. The connection is
 //! close-on-exec, which tells the agent that the command runs.
@@ -13,8 +15,8 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use dayfly_client::v1::watch_task_response::Event;
 use dayfly_client::v1::{
-    Artifact, AuthorizeRequest, EndTaskRequest, OpenTaskRequest, OpenTaskResponse, ScopeRequest,
-    WatchTaskRequest,
+    Artifact, AuthorizeRequest, ClaimTaskRequest, DelegateTaskRequest, EndTaskRequest, OpenTaskRequest,
+    ScopeRequest, WatchTaskRequest,
 };
 use dayfly_client::{AgentClient, CallError};
 
@@ -32,11 +34,20 @@ struct Cli {
     /// An action on an artifact to ask about, as ACTION=NAME.
     #[arg(long)]
     check: Option<String>,
+    /// A task that was opened for this program, instead of a new one.
+    #[arg(long, conflicts_with = "scope")]
+    claim: Option<String>,
+    /// Whom to open a task for, with the scopes, instead of becoming something.
+    #[arg(long, requires = "task")]
+    delegate: Option<String>,
+    /// The task that this program stands in.
+    #[arg(long, env = "DAYFLY_TASK_ID")]
+    task: Option<String>,
     /// End the task again, instead of becoming something.
     #[arg(long)]
     end: bool,
     /// What to become.
-    #[arg(last = true, required_unless_present = "end")]
+    #[arg(last = true, required_unless_present_any = ["end", "delegate"])]
     command: Vec<String>,
 }
 
@@ -51,10 +62,10 @@ fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     let failed = match opened {
-        Ok(_) if cli.end => return ExitCode::SUCCESS,
+        Ok(_) if cli.command.is_empty() => return ExitCode::SUCCESS,
         // `exec` comes back only when it fails.
-        Ok(task) => {
-            Command::new(&cli.command[0]).args(&cli.command[1..]).envs(task.environment).exec().into()
+        Ok(environment) => {
+            Command::new(&cli.command[0]).args(&cli.command[1..]).envs(environment).exec().into()
         }
         Err(error) => error,
     };
@@ -62,25 +73,36 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn open(cli: &Cli) -> Result<OpenTaskResponse, Box<dyn std::error::Error>> {
+/// The environment of the task this process leads now.
+async fn open(cli: &Cli) -> Result<HashMap<String, String>, Box<dyn std::error::Error>> {
     let scope = |name: &String| ScopeRequest { scope: name.clone(), parameters: HashMap::new() };
+    let ceiling = cli.scope.iter().map(scope).collect();
     let label = |text: &String| text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let request = OpenTaskRequest {
-        ceiling: cli.scope.iter().map(scope).collect(),
-        labels: cli.label.iter().filter_map(label).collect(),
-        intent: cli.command.join(" "),
-        ..OpenTaskRequest::default()
-    };
+    let labels = cli.label.iter().filter_map(label).collect();
     let agent = AgentClient::connect(&cli.socket).await?;
-    let opened = agent.credentials().open_task(request).await.map_err(CallError::from)?;
-    let task = opened.into_inner();
+    let mut calls = agent.credentials();
+    if let Some(to) = &cli.delegate {
+        let (task_id, spiffe_id) = (cli.task.clone().unwrap_or_default(), to.clone());
+        let request = DelegateTaskRequest { task_id, spiffe_id, ceiling, labels, ..Default::default() };
+        let offered = calls.delegate_task(request).await.map_err(CallError::from)?.into_inner();
+        say(&offered.task_id);
+        return Ok(HashMap::new());
+    }
+    if let Some(task_id) = &cli.claim {
+        let request = ClaimTaskRequest { task_id: task_id.clone(), labels, ..Default::default() };
+        let claimed = calls.claim_task(request).await.map_err(CallError::from)?.into_inner();
+        return Ok(claimed.environment);
+    }
+    let intent = cli.command.join(" ");
+    let request = OpenTaskRequest { ceiling, labels, intent, ..Default::default() };
+    let task = calls.open_task(request).await.map_err(CallError::from)?.into_inner();
     if let Some((action, name)) = cli.check.as_deref().and_then(|check| check.split_once('=')) {
         check(&agent, &task.task_id, action, name).await?;
     }
     if cli.end {
         watch_and_end(&agent, &task.task_id).await?;
     }
-    Ok(task)
+    Ok(task.environment)
 }
 
 async fn check(

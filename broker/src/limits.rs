@@ -17,6 +17,10 @@ pub struct Limits {
     pub longest_task: Ttl,
     /// How long a direct caller's task may last.
     pub direct_task: Ttl,
+    /// How long a task waits for the workload it was opened for, if its opener does not say.
+    pub claim_within: Ttl,
+    /// How long any task may wait for that.
+    pub longest_claim_within: Ttl,
     /// How long a direct caller's task outlives its stream.
     pub stream_grace: Ttl,
     /// Oldest subject token that still yields a secret.
@@ -53,6 +57,8 @@ impl Default for Limits {
             default_task: Ttl::hours(24),
             longest_task: Ttl::hours(14 * 24),
             direct_task: Ttl::minutes(15),
+            claim_within: Ttl::seconds(30),
+            longest_claim_within: Ttl::minutes(2),
             stream_grace: Ttl::seconds(10),
             subject_token_age: Ttl::minutes(5),
             stream_after_expiry: Ttl::hours(24),

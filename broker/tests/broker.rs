@@ -7,6 +7,8 @@ mod world;
 mod authorize;
 #[path = "broker/bad_input.rs"]
 mod bad_input;
+#[path = "broker/delegation.rs"]
+mod delegation;
 #[path = "broker/direct.rs"]
 mod direct;
 #[path = "broker/guard.rs"]

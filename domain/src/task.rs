@@ -53,8 +53,22 @@ pub struct Anchor {
     pub pidfd_inode: u64,
     /// Start time of the leader in clock ticks since boot; 0 where there is none.
     pub start_time: u64,
-    /// `pidfd`, `peercred` or `stream`.
+    /// `pidfd` or `peercred`; the kind's own name where no process is watched.
     pub attested_by: String,
+}
+
+impl Anchor {
+    /// An anchor that is no process and no cgroup of a node.
+    pub fn of_no_process(kind: AnchorKind) -> Self {
+        Self {
+            kind,
+            boot_id: String::new(),
+            cgroup_id: 0,
+            pidfd_inode: 0,
+            start_time: 0,
+            attested_by: kind.as_str().to_owned(),
+        }
+    }
 }
 
 /// Why a task is over. The first signal wins.

@@ -30,6 +30,8 @@ redacted!(AwsCredential: [access_key_id, secret_access_key, session_token], regi
 redacted!(VaultCredential: [token], address);
 redacted!(TokenCredential: [access_token], token_type, audience);
 redacted!(OpenTaskRequest: [subject_token], parent_task_id, ceiling, max_duration, anchor, intent, labels);
+redacted!(DelegateTaskRequest: [subject_token, task_key], task_id, spiffe_id, ceiling, max_duration, claim_within, intent, labels);
+redacted!(ClaimTaskRequest: [subject_token], task_id, anchor, labels);
 redacted!(EndTaskRequest: [subject_token, task_key], task_id);
 redacted!(AuthorizeRequest: [subject_token, task_key], task_id, action, artifact, receipt_audience);
 redacted!(
@@ -55,6 +57,19 @@ impl Debug for v1::OpenTaskResponse {
             .field("task_key", &Dots(&self.task_key))
             // Values may be placeholders that a thief could use; names are enough.
             .field("environment", &self.environment.keys())
+            .finish()
+    }
+}
+
+impl Debug for v1::ClaimTaskResponse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimTaskResponse")
+            .field("task_id", &self.task_id)
+            .field("session_id", &self.session_id)
+            .field("deadline", &self.deadline)
+            .field("task_key", &Dots(&self.task_key))
+            .field("environment", &self.environment.keys())
+            .field("ceiling", &self.ceiling)
             .finish()
     }
 }

@@ -3,6 +3,7 @@
 //! Anybody may connect. Who connected is learnt at `accept` (SO_PEERPIDFD), before a byte is read; whether that process
 //! still lives is asked for each call, as a connection may outlive it.
 
+pub mod ask;
 pub mod environment;
 pub mod io;
 pub mod open;

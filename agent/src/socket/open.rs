@@ -1,4 +1,5 @@
-//! Opens a task: `stand → attest → anchor → attest again → ask the broker → deliver → watch`.
+//! Opens a task, or takes one that was opened for the caller: `stand → attest → anchor → attest again → ask the broker →
+//! deliver → watch`.
 //!
 //! The caller is the task's leader: it is moved into the task, then becomes the program by `exec`. Nothing of ours stays
 //! between it and its exit. Whatever fails on the way is undone, and the caller is back where it was.
@@ -12,6 +13,7 @@ use dayfly_proto::v1;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
+use super::ask::{Ask, Entered, Granted, Known};
 use super::environment::{self, AWS_BEARER, Places};
 use super::io::Caller;
 use super::refuse::Refuse;
@@ -64,13 +66,8 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens a task whose leader is the caller.
-    pub async fn open(
-        &self,
-        caller: &Caller,
-        request: v1::OpenTaskRequest,
-        refuse: &Refuse<'_>,
-    ) -> Result<v1::OpenTaskResponse, Status> {
+    /// Makes the caller the leader of a task.
+    pub async fn enter(&self, caller: &Caller, ask: &Ask, refuse: &Refuse<'_>) -> Result<Entered, Status> {
         if self.fence.is_up() {
             let message = "the broker has been silent for too long";
             return Err(refuse.with(
@@ -83,10 +80,16 @@ impl Opener {
         let leader = &caller.process;
         let _turn = self.turn(leader, refuse)?;
         let parent = self.parent(leader, refuse)?;
+        if let (Ask::Claim(_), Some(_)) = (ask, &parent) {
+            // It would stand in two trees, with the authority of both.
+            let message = "the caller stands in a task already, and a process stands in one";
+            let next = "claim from a process outside; a server of many tasks claims directly at the broker";
+            return Err(refuse.with(Code::FailedPrecondition, "STANDS_IN_A_TASK", message, next));
+        }
         let before = self.attester.subject(leader).await.map_err(|error| refuse.attestation(&error))?;
 
         fault_point!("open.before_anchor");
-        let ends_with = if is_set(&request, WAIT_ALL) { EndsWith::LastProcess } else { EndsWith::Leader };
+        let ends_with = if ask.is_set(WAIT_ALL) { EndsWith::LastProcess } else { EndsWith::Leader };
         let anchor = self.anchor(leader, parent.as_deref(), ends_with, refuse)?;
         let opened = async {
             fault_point!("open.after_anchor");
@@ -102,19 +105,15 @@ impl Opener {
                 return Err(refuse.with(Code::FailedPrecondition, "IDENTITY_CHANGED", message, next));
             }
             let _opening = self.tasks.opening.read().await;
-            let leave_orphans = is_set(&request, LEAVE_ORPHANS);
-            let asked = v1::OpenTaskRequest {
+            let known = Known {
                 subject_token: subject.token.to_string(),
-                parent_task_id: parent.clone().unwrap_or_default(),
-                anchor: Some(self.observed(&anchor, caller)),
-                ..request.clone()
+                parent: parent.clone(),
+                anchor: self.observed(&anchor, caller),
             };
             fault_point!("open.before_broker");
-            let answer =
-                self.broker.credentials().open_task(asked).await.map_err(|status| refuse.broker(status))?;
+            let granted = ask.put(&self.broker, known).await.map_err(|status| refuse.broker(status))?;
             fault_point!("open.after_broker");
-            let answer = answer.into_inner();
-            self.take_in(caller, &request, parent, leave_orphans, &anchor, answer, refuse)
+            self.take_in(caller, parent, ask.is_set(LEAVE_ORPHANS), &anchor, granted, refuse)
         };
         let opened = opened.await;
         if opened.is_err() {
@@ -191,24 +190,22 @@ impl Opener {
         }
     }
 
-    /// The broker has opened the task: whatever fails from here on ends it again.
-    #[expect(clippy::too_many_arguments, reason = "the one place where a task is put together")]
+    /// The broker has granted the task: whatever fails from here on ends it again.
     fn take_in(
         &self,
         caller: &Caller,
-        request: &v1::OpenTaskRequest,
         parent: Option<String>,
         leave_orphans: bool,
         anchor: &Arc<Anchor>,
-        answer: v1::OpenTaskResponse,
+        granted: Granted,
         refuse: &Refuse<'_>,
-    ) -> Result<v1::OpenTaskResponse, Status> {
-        let task_id = answer.task_id.clone();
+    ) -> Result<Entered, Status> {
+        let task_id = granted.task_id.clone();
         let end_again = |status: Status| {
             self.tasks.tell(&task_id, &EndSignal::Explicit);
             status
         };
-        let deliveries = environment::deliveries(&request.ceiling, &answer.providers).map_err(|same| {
+        let deliveries = environment::deliveries(&granted.ceiling, &granted.providers).map_err(|same| {
             let message = format!(
                 "the scopes `{}` and `{}` are both of the provider {}: a program would look for both in one place",
                 same.first, same.second, same.provider
@@ -231,9 +228,9 @@ impl Opener {
         let has_token = deliveries.contains_key(Provider::Token.as_str());
         let task = self.tasks.insert(NewTask {
             id: task_id.clone(),
-            session_id: answer.session_id.clone(),
+            session_id: granted.session_id.clone(),
             parent,
-            deadline: answer.deadline.and_then(|deadline| SystemTime::try_from(deadline).ok()),
+            deadline: granted.deadline.and_then(|deadline| SystemTime::try_from(deadline).ok()),
             anchor: Arc::clone(anchor),
             leave_orphans,
             deliveries,
@@ -258,7 +255,7 @@ impl Opener {
             }
         }
         fault_point!("open.before_answer");
-        Ok(v1::OpenTaskResponse { environment, task_key: String::new(), ..answer })
+        Ok(Entered { granted, environment })
     }
 
     fn folder(
@@ -280,10 +277,6 @@ impl Opener {
 /// A leader that has died meanwhile reads no files.
 fn own_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
-}
-
-fn is_set(request: &v1::OpenTaskRequest, label: &str) -> bool {
-    request.labels.get(label).is_some_and(|value| value == "true")
 }
 
 /// Puts the caller, and what it forked meanwhile, back where it was.

@@ -10,6 +10,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
+use super::ask::{Ask, Entered};
 use super::io::Caller;
 use super::open::Opener;
 use super::refuse::Refuse;
@@ -93,6 +94,16 @@ impl Service {
         Err(refused)
     }
 
+    /// On its own: a caller that hangs up must not leave it half done.
+    async fn enter(&self, caller: Caller, ask: Ask, method: &'static str) -> Result<Entered, Status> {
+        let this = self.clone();
+        let entering = tokio::spawn(async move {
+            let refuse = Refuse::new(method, caller.process.id().pid, &this.metrics);
+            this.opener.enter(&caller, &ask, &refuse).await
+        });
+        entering.await.map_err(broken)?
+    }
+
     /// Ends a task in the name of one of its members, or of a member of a task above.
     async fn end(&self, caller: Caller, request: v1::EndTaskRequest) -> Result<v1::EndTaskResponse, Status> {
         let refuse = Refuse::new("EndTask", caller.process.id().pid, &self.metrics);
@@ -166,13 +177,35 @@ impl CredentialService for Service {
         if request.anchor.is_some() {
             return Err(refuse.agent_only("anchor"));
         }
-        // On its own: a caller that hangs up must not leave it half done.
-        let this = self.clone();
-        let opening = tokio::spawn(async move {
-            let refuse = Refuse::new("OpenTask", caller.process.id().pid, &this.metrics);
-            this.opener.open(&caller, request, &refuse).await
-        });
-        opening.await.map_err(broken)?.map(Response::new)
+        let entered = self.enter(caller, Ask::Open(request), "OpenTask").await?;
+        Ok(Response::new(entered.into()))
+    }
+
+    async fn claim_task(
+        &self,
+        request: Request<v1::ClaimTaskRequest>,
+    ) -> Result<Response<v1::ClaimTaskResponse>, Status> {
+        let (caller, refuse) = self.caller(&request, "ClaimTask")?;
+        let request = request.into_inner();
+        must_be_empty!(refuse, request, subject_token);
+        if request.anchor.is_some() {
+            return Err(refuse.agent_only("anchor"));
+        }
+        let entered = self.enter(caller, Ask::Claim(request), "ClaimTask").await?;
+        Ok(Response::new(entered.into()))
+    }
+
+    async fn delegate_task(
+        &self,
+        request: Request<v1::DelegateTaskRequest>,
+    ) -> Result<Response<v1::DelegateTaskResponse>, Status> {
+        let (caller, refuse) = self.caller(&request, "DelegateTask")?;
+        let request = request.into_inner();
+        must_be_empty!(refuse, request, subject_token, task_key);
+        self.member(&caller.process, &request.task_id, &refuse)?;
+        let subject = self.subject(&caller.process, &refuse).await?;
+        let asked = v1::DelegateTaskRequest { subject_token: subject.token.to_string(), ..request };
+        self.opener.broker.credentials().delegate_task(asked).await.map_err(|status| refuse.broker(status))
     }
 
     async fn end_task(

@@ -21,6 +21,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 #[derive(Default)]
 pub struct Book {
     pub opened: Vec<v1::OpenTaskRequest>,
+    pub delegated: Vec<v1::DelegateTaskRequest>,
+    pub claimed: Vec<v1::ClaimTaskRequest>,
+    /// Ceilings of tasks that nobody has claimed.
+    pub offers: HashMap<String, Vec<v1::ScopeRequest>>,
     /// Task and subject of each credential issued.
     pub issued: Vec<(String, String)>,
     /// Task, subject, action and guard of each decision about an artifact.
@@ -127,6 +131,14 @@ impl Book {
         format!("{kind}{:04}", self.next)
     }
 
+    fn providers_of(&self, ceiling: &[v1::ScopeRequest]) -> Vec<v1::ScopeProvider> {
+        let provider = |scope: &v1::ScopeRequest| {
+            let provider = self.providers.get(&scope.scope)?.clone();
+            Some(v1::ScopeProvider { scope: scope.scope.clone(), provider })
+        };
+        ceiling.iter().filter_map(provider).collect()
+    }
+
     fn times(&self) -> (Option<prost_types::Timestamp>, Option<prost_types::Timestamp>) {
         let now = SystemTime::now();
         (Some((now + self.life).into()), Some((now + self.refresh).into()))
@@ -146,11 +158,7 @@ impl CredentialService for Broker {
         if book.denies {
             return Err(Self::refuse("NOT_COVERED"));
         }
-        let providers = request.ceiling.iter().filter_map(|scope| {
-            let provider = book.providers.get(&scope.scope)?.clone();
-            Some(v1::ScopeProvider { scope: scope.scope.clone(), provider })
-        });
-        let providers = providers.collect();
+        let providers = book.providers_of(&request.ceiling);
         book.opened.push(request);
         let task_id = book.id("T");
         Ok(Response::new(v1::OpenTaskResponse {
@@ -158,6 +166,45 @@ impl CredentialService for Broker {
             task_id,
             deadline: Some((SystemTime::now() + Duration::from_secs(900)).into()),
             providers,
+            ..Default::default()
+        }))
+    }
+
+    async fn delegate_task(
+        &self,
+        request: Request<v1::DelegateTaskRequest>,
+    ) -> Result<Response<v1::DelegateTaskResponse>, Status> {
+        let mut request = request.into_inner();
+        request.subject_token = self.subject(&request.subject_token).await?;
+        let mut book = self.book();
+        if book.denies {
+            return Err(Self::refuse("NOT_COVERED"));
+        }
+        let task_id = book.id("T");
+        book.offers.insert(task_id.clone(), request.ceiling.clone());
+        let session_id = request.task_id.clone();
+        book.delegated.push(request);
+        Ok(Response::new(v1::DelegateTaskResponse { task_id, session_id, ..Default::default() }))
+    }
+
+    async fn claim_task(
+        &self,
+        request: Request<v1::ClaimTaskRequest>,
+    ) -> Result<Response<v1::ClaimTaskResponse>, Status> {
+        let mut request = request.into_inner();
+        request.subject_token = self.subject(&request.subject_token).await?;
+        let mut book = self.book();
+        let Some(ceiling) = book.offers.remove(&request.task_id) else {
+            return Err(Self::refuse("TASK_NOT_OPEN"));
+        };
+        let (task_id, providers) = (request.task_id.clone(), book.providers_of(&ceiling));
+        book.claimed.push(request);
+        Ok(Response::new(v1::ClaimTaskResponse {
+            session_id: "T0000".to_owned(),
+            task_id,
+            deadline: Some((SystemTime::now() + Duration::from_secs(900)).into()),
+            providers,
+            ceiling,
             ..Default::default()
         }))
     }

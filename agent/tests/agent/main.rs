@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod broker;
+mod delegation;
 mod delivery;
 mod ends;
 mod identity;

@@ -361,7 +361,7 @@ fn command_as(user: Option<u32>, program: &Path) -> Command {
 }
 
 /// The example beside the tests' own folder, which cargo builds with them.
-fn example() -> PathBuf {
+pub fn example() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_dayfly-agent")).with_file_name("examples").join("workload");
     assert!(path.is_file(), "{} is missing: cargo build -p dayfly-agent --example workload", path.display());
     path

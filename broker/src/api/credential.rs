@@ -58,15 +58,28 @@ impl CredentialService for Api {
         };
         let opened =
             open_task::open_task(&self.broker, request, wish).await.map_err(|e| status::of(e, id))?;
-        let provider = |(scope, provider)| v1::ScopeProvider { scope, provider };
         Ok(Response::new(v1::OpenTaskResponse {
             task_id: opened.task.to_string(),
             session_id: opened.session.to_string(),
             deadline: Some(wire::time(opened.deadline)),
             task_key: opened.key.map(|key| key.expose().to_owned()).unwrap_or_default(),
             environment: std::collections::HashMap::new(),
-            providers: opened.providers.into_iter().map(provider).collect(),
+            providers: wire::providers(opened.providers),
         }))
+    }
+
+    async fn delegate_task(
+        &self,
+        rpc: Rpc<v1::DelegateTaskRequest>,
+    ) -> Result<Response<v1::DelegateTaskResponse>, Status> {
+        self.delegate(rpc).await
+    }
+
+    async fn claim_task(
+        &self,
+        rpc: Rpc<v1::ClaimTaskRequest>,
+    ) -> Result<Response<v1::ClaimTaskResponse>, Status> {
+        self.claim(rpc).await
     }
 
     async fn end_task(&self, rpc: Rpc<v1::EndTaskRequest>) -> Result<Response<v1::EndTaskResponse>, Status> {

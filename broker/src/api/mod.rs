@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod credential;
+mod delegation;
 pub mod node;
 pub mod status;
 pub mod wire;

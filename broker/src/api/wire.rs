@@ -29,7 +29,7 @@ const MAX_LABELS: usize = 32;
 /// A task's id.
 pub fn task_id(text: &str, request: RequestId) -> Result<TaskId, Status> {
     text.parse().map_err(|_| {
-        invalid("ID_INVALID", "task_id is not a task's id", "use the id OpenTask returned", request)
+        invalid("ID_INVALID", "task_id is not a task's id", "use the id as it was given to you", request)
     })
 }
 
@@ -304,6 +304,12 @@ pub fn lease(row: &LeaseRow) -> v1::Lease {
     wire
 }
 
-fn scope_request(ask: &ScopeAsk) -> v1::ScopeRequest {
+/// Each scope with its provider.
+pub fn providers(told: Vec<(String, String)>) -> Vec<v1::ScopeProvider> {
+    told.into_iter().map(|(scope, provider)| v1::ScopeProvider { scope, provider }).collect()
+}
+
+/// One line of a ceiling.
+pub fn scope_request(ask: &ScopeAsk) -> v1::ScopeRequest {
     v1::ScopeRequest { scope: ask.scope.clone(), parameters: ask.parameters.clone().into_iter().collect() }
 }

@@ -18,7 +18,7 @@ use dayfly_domain::task::{AnchorKind, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::Value;
 
-use super::{Asked, Broker, OperationError, Request};
+use super::{Asked, Broker, OperationError, Request, holders};
 use crate::fault_point;
 use crate::providers::{Credential, IssueError, Issued, Order, Provider};
 use crate::store::{LeaseLimits, NewLease};
@@ -128,7 +128,8 @@ pub(super) async fn decide(
         Decision::Allow(grant) => Ok(grant),
         Decision::Deny(denial) => {
             let task = lineage.last().map(|task| task.id);
-            broker.record_denial(request, &Asked::wish(what, task, wish), &denial).await;
+            let chain = |record: Record| record.with("chain", holders(lineage));
+            broker.record_denial_with(request, &Asked::wish(what, task, wish), &denial, chain).await;
             Err(OperationError::Denied(denial))
         }
     }

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod apply;
 pub mod authorize;
+pub mod claim_task;
+pub mod delegate_task;
 pub mod end_task;
 pub mod error;
 pub mod issue;
@@ -138,6 +140,17 @@ impl Broker {
 
     /// Writes the record of a denial, or counts it where equal ones came too often.
     pub async fn record_denial(&self, request: &Request, asked: &Asked<'_>, denial: &Denial) {
+        self.record_denial_with(request, asked, denial, |record| record).await;
+    }
+
+    /// The same, with what else there is to tell.
+    pub async fn record_denial_with(
+        &self,
+        request: &Request,
+        asked: &Asked<'_>,
+        denial: &Denial,
+        tell: impl FnOnce(Record) -> Record,
+    ) {
         self.metrics.denied(denial.reason);
         let scope = asked.ask.map_or("", |ask| ask.scope.as_str());
         if !self.denials.admit(&request.caller.spiffe_id, denial.reason, scope, request.at) {
@@ -149,7 +162,7 @@ impl Broker {
             .with("message", &denial.message)
             .with("trace", &denial.trace)
             .with("revision", self.rules.load().revision);
-        if let Err(error) = self.store.write_records(vec![record]).await {
+        if let Err(error) = self.store.write_records(vec![tell(record)]).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a denial could not be recorded");
         }
     }
@@ -236,6 +249,11 @@ pub fn decision_record(event: &'static str, what: &str, request: &Request) -> Re
         Some(node) => record.with("node", node),
         None => record,
     }
+}
+
+/// Who holds each task, root first: on whose behalf the last one acts.
+pub fn holders(lineage: &[Task]) -> Vec<&SpiffeId> {
+    lineage.iter().map(|task| &task.opened_by).collect()
 }
 
 fn key_fits(task: &Task, key: Option<&Secret>) -> bool {

@@ -7,13 +7,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dayfly_domain::caller::Via;
 use dayfly_domain::decision;
 use dayfly_domain::id::{SessionId, TaskId};
+use dayfly_domain::rules::Rules;
 use dayfly_domain::scope::Ceiling;
 use dayfly_domain::secret::Secret;
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 
-use super::{Asked, Broker, OperationError, Request, decision_record};
+use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 
 /// What was asked, checked for form.
 #[derive(Debug)]
@@ -76,15 +78,15 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     }
     let id = TaskId::new(request.at, rand::random());
     let session = above.first().map_or_else(|| SessionId::from(id), |root| root.session);
-    let deadline = deadline(broker, request, &above, wish.max_duration, anchor.kind);
+    let deadline =
+        deadline(broker, request.at, &above, wish.max_duration, longest(broker, &request.caller.via));
     let key = matches!(request.caller.via, Via::Direct { .. }).then(new_key);
-    let providers = wish.ceiling.lines().iter().filter_map(|line| {
-        rules.scope(&line.scope).map(|scope| (line.scope.clone(), scope.provider.clone()))
-    });
-    let providers = providers.collect();
+    let providers = providers(&rules, &wish.ceiling);
+    let chain: Vec<&SpiffeId> = holders(&above).into_iter().chain([&request.caller.spiffe_id]).collect();
     let decision = decision_record("decision.allow", "open_task", request)
         .with("task_id", id)
         .with("session_id", session)
+        .with("chain", chain)
         .with("deadline", deadline.to_string())
         .with("revision", rules.revision)
         .with("rules_digest", &rules.digest)
@@ -115,40 +117,44 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     Ok(Opened { task: id, session, deadline, key, providers })
 }
 
-/// The latest of the broker's own: it alone keeps the deadline.
-fn deadline(
+/// Each scope of a ceiling with its provider.
+pub(super) fn providers(rules: &Rules, ceiling: &Ceiling) -> Vec<(String, String)> {
+    let provider = |scope: &str| rules.scope(scope).map(|found| (scope.to_owned(), found.provider.clone()));
+    ceiling.lines().iter().filter_map(|line| provider(&line.scope)).collect()
+}
+
+/// How long a task may last whose holder comes this way.
+pub(super) fn longest(broker: &Broker, via: &Via) -> Ttl {
+    match via {
+        Via::Direct { .. } => broker.limits.direct_task,
+        Via::Agent { .. } => broker.limits.longest_task,
+    }
+}
+
+/// The latest of the broker's own, never past what is above: it alone keeps the deadline.
+pub(super) fn deadline(
     broker: &Broker,
-    request: &Request,
+    now: Timestamp,
     above: &[Task],
     asked: Option<Ttl>,
-    anchor: AnchorKind,
+    most: Ttl,
 ) -> Timestamp {
-    let most = match anchor {
-        AnchorKind::Stream | AnchorKind::Offer | AnchorKind::Deadline => broker.limits.direct_task,
-        AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.longest_task,
-    };
-    let own = request.at + asked.unwrap_or(broker.limits.default_task).min(most);
+    let own = now + asked.unwrap_or(broker.limits.default_task).min(most);
     above.iter().fold(own, |least, task| match task.state {
         TaskState::Open { deadline } => least.min(deadline),
         TaskState::Ended { at, .. } => least.min(at),
     })
 }
 
-fn check_anchor(
-    rules: &dayfly_domain::rules::Rules,
+/// What a task opened or claimed by this caller hangs on: what its agent observed, or its own stream.
+pub(super) fn check_anchor(
+    rules: &Rules,
     request: &Request,
     observed: Option<Anchor>,
 ) -> Result<Anchor, OperationError> {
     let invalid = |reason, message: String, next| Err(OperationError::Invalid { reason, message, next });
     match (&request.caller.via, observed) {
-        (Via::Direct { .. }, None) => Ok(Anchor {
-            kind: AnchorKind::Stream,
-            boot_id: String::new(),
-            cgroup_id: 0,
-            pidfd_inode: 0,
-            start_time: 0,
-            attested_by: "stream".to_owned(),
-        }),
+        (Via::Direct { .. }, None) => Ok(Anchor::of_no_process(AnchorKind::Stream)),
         (Via::Direct { .. }, Some(_)) => invalid(
             "ANCHOR_NOT_YOURS",
             "a direct caller's anchor is its own WatchTask stream; it may name no other".to_owned(),
@@ -178,7 +184,8 @@ fn check_anchor(
     }
 }
 
-fn new_key() -> Secret {
+/// What a direct caller shows from now on.
+pub(super) fn new_key() -> Secret {
     let bytes: [u8; 32] = rand::random();
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }

@@ -18,6 +18,8 @@ struct State {
     environment: HashMap<String, String>,
     refusal: Option<(&'static str, &'static str, &'static str)>,
     opened: Vec<(i32, v1::OpenTaskRequest)>,
+    claimed: Vec<(i32, v1::ClaimTaskRequest)>,
+    delegated: Vec<v1::DelegateTaskRequest>,
     ended: Vec<String>,
     authorized: Vec<v1::AuthorizeRequest>,
 }
@@ -48,6 +50,16 @@ impl FakeAgent {
         self.0.lock().unwrap().authorized.clone()
     }
 
+    /// Who claimed, by pid, and what.
+    pub fn claimed(&self) -> Vec<(i32, v1::ClaimTaskRequest)> {
+        self.0.lock().unwrap().claimed.clone()
+    }
+
+    /// What was delegated.
+    pub fn delegated(&self) -> Vec<v1::DelegateTaskRequest> {
+        self.0.lock().unwrap().delegated.clone()
+    }
+
     /// Tasks that were ended by EndTask.
     pub fn ended(&self) -> Vec<String> {
         self.0.lock().unwrap().ended.clone()
@@ -64,6 +76,12 @@ impl State {
     }
 }
 
+const DEADLINE: prost_types::Timestamp = prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 };
+
+fn pid_of<T>(rpc: &Request<T>) -> i32 {
+    rpc.extensions().get::<UdsConnectInfo>().unwrap().peer_cred.unwrap().pid().unwrap()
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -73,14 +91,39 @@ impl service::CredentialService for FakeAgent {
     async fn open_task(&self, rpc: Request<v1::OpenTaskRequest>) -> Answer<v1::OpenTaskResponse> {
         let mut state = self.0.lock().unwrap();
         state.refused()?;
-        let pid = rpc.extensions().get::<UdsConnectInfo>().unwrap().peer_cred.unwrap().pid().unwrap();
-        state.opened.push((pid, rpc.into_inner()));
+        state.opened.push((pid_of(&rpc), rpc.into_inner()));
         Ok(Response::new(v1::OpenTaskResponse {
             task_id: "01JZX0TASK".into(),
             session_id: "01JZX0TASK".into(),
-            deadline: Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 }),
+            deadline: Some(DEADLINE),
             environment: state.environment.clone(),
             ..v1::OpenTaskResponse::default()
+        }))
+    }
+
+    async fn claim_task(&self, rpc: Request<v1::ClaimTaskRequest>) -> Answer<v1::ClaimTaskResponse> {
+        let mut state = self.0.lock().unwrap();
+        state.refused()?;
+        let task_id = rpc.get_ref().task_id.clone();
+        state.claimed.push((pid_of(&rpc), rpc.into_inner()));
+        Ok(Response::new(v1::ClaimTaskResponse {
+            task_id,
+            session_id: "01JZX0SESSION".into(),
+            deadline: Some(DEADLINE),
+            environment: state.environment.clone(),
+            ..v1::ClaimTaskResponse::default()
+        }))
+    }
+
+    async fn delegate_task(&self, rpc: Request<v1::DelegateTaskRequest>) -> Answer<v1::DelegateTaskResponse> {
+        let mut state = self.0.lock().unwrap();
+        state.refused()?;
+        state.delegated.push(rpc.into_inner());
+        Ok(Response::new(v1::DelegateTaskResponse {
+            task_id: "01JZX0OFFER".into(),
+            session_id: "01JZX0SESSION".into(),
+            claim_until: Some(prost_types::Timestamp { seconds: 1_799_990_000, nanos: 0 }),
+            deadline: Some(DEADLINE),
         }))
     }
 

@@ -132,6 +132,14 @@ impl service::CredentialService for Says {
         }))
     }
 
+    async fn delegate_task(&self, _: Request<v1::DelegateTaskRequest>) -> Answer<v1::DelegateTaskResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn claim_task(&self, _: Request<v1::ClaimTaskRequest>) -> Answer<v1::ClaimTaskResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn end_task(&self, _: Request<v1::EndTaskRequest>) -> Answer<v1::EndTaskResponse> {
         Err(Status::unimplemented("not here"))
     }
