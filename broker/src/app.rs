@@ -12,6 +12,7 @@ use dayfly_client::{
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_proto::v1::admin_service_server::AdminServiceServer;
+use dayfly_proto::v1::approval_service_server::ApprovalServiceServer;
 use dayfly_proto::v1::credential_service_server::CredentialServiceServer;
 use dayfly_proto::v1::node_service_server::NodeServiceServer;
 use tokio::net::{TcpListener, UnixListener};
@@ -73,6 +74,8 @@ impl App {
             clock: Clock::default(),
             trust_domains: config.trust_domain_rules(),
             root_admins: config.admins.root.clone(),
+            approvals_from_one_host: config.admins.approvals_from_one_host,
+            reloading: tokio::sync::Mutex::default(),
             wake: Wake::default(),
             notices: Notices::default(),
             stream_anchors: StreamAnchors::default(),
@@ -188,12 +191,16 @@ impl App {
         let most = self.broker.limits.message_bytes;
         let credentials = CredentialServiceServer::new(api.clone()).max_decoding_message_size(most);
         let nodes = NodeServiceServer::new(api.clone()).max_decoding_message_size(most);
+        let approvals = ApprovalServiceServer::new(api.clone())
+            .max_decoding_message_size(most)
+            .max_encoding_message_size(MAX_ADMIN_ANSWER);
         let router = Server::builder()
             .concurrency_limit_per_connection(usize::try_from(self.broker.limits.calls_per_connection)?)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
             .tcp_nodelay(true)
             .add_service(credentials)
             .add_service(nodes)
+            .add_service(approvals)
             .add_service(admin_server(api))
             .add_service(health_service)
             .add_service(reflection);

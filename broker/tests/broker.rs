@@ -3,6 +3,8 @@
 
 mod world;
 
+#[path = "broker/approvals.rs"]
+mod approvals;
 #[path = "broker/authorize.rs"]
 mod authorize;
 #[path = "broker/bad_input.rs"]

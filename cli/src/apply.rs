@@ -145,7 +145,8 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn confirmed(person: &mut impl BufRead) -> Result<bool, Failure> {
+/// Whether a person said a clear yes.
+pub fn confirmed(person: &mut impl BufRead) -> Result<bool, Failure> {
     let mut answer = String::new();
     person.read_line(&mut answer).map_err(|error| Failure::new("cannot read the answer").because(&error))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

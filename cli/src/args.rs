@@ -6,6 +6,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::apply::ApplyArgs;
+use crate::approvals::{self, ApproveArgs, IdArgs, RequestArgs};
 use crate::audit::AuditCommand;
 use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
@@ -108,6 +109,16 @@ pub enum AdminCommand {
     Lease(LeaseCommand),
     /// Take credentials back
     Revoke(RevokeArgs),
+    /// Ask for temporary access to a scope that wants approval
+    Request(RequestArgs),
+    /// Say yes to a request for approval
+    Approve(ApproveArgs),
+    /// Say no to a request for approval
+    Refuse(IdArgs),
+    /// Take back a request for approval, or an approval with every lease that rests on it
+    Withdraw(IdArgs),
+    /// See requests for approval, newest first
+    Approvals(approvals::ListArgs),
     /// Read and verify the audit records
     #[command(subcommand)]
     Audit(AuditCommand),

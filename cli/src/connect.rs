@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dayfly_client::v1::admin_service_client::AdminServiceClient;
+use dayfly_client::v1::approval_service_client::ApprovalServiceClient;
 use dayfly_client::{BreakGlassClient, BrokerClient, BrokerEndpoint, Identity, IdentityOptions};
 use dayfly_domain::document;
 use serde::Deserialize;
@@ -131,6 +132,15 @@ impl Admin {
             Admin::BreakGlass(broker) => broker.admin(),
         };
         client.max_encoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// A client for one call about approvals. Root on the broker's host decides none.
+    pub fn approvals(&self) -> Result<ApprovalServiceClient<Channel>, Failure> {
+        match self {
+            Admin::Broker(broker) => Ok(broker.approvals()),
+            Admin::BreakGlass(_) => Err(Failure::usage("the break-glass socket knows no approvals")
+                .next("use an admin's own SVID; what was approved is taken back with dayfly revoke")),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `dayfly`: runs programs in tasks, and is the admins' way to see and take back.
 
 mod apply;
+mod approvals;
 mod args;
 mod audit;
 mod ceiling;
@@ -85,6 +86,11 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Node(command) => nodes::node(command, connect, format).await?,
         AdminCommand::Task(command) => tasks::task(command, connect, format).await?,
         AdminCommand::Lease(command) => leases::lease(command, connect, format).await?,
+        AdminCommand::Request(args) => approvals::request(args, connect, format).await?,
+        AdminCommand::Approve(args) => approvals::approve(args, connect, format).await?,
+        AdminCommand::Refuse(args) => approvals::refuse(args, connect, format).await?,
+        AdminCommand::Withdraw(args) => approvals::withdraw(args, connect, format).await?,
+        AdminCommand::Approvals(args) => approvals::list(args, connect, format).await?,
         AdminCommand::Whoami => whoami::whoami(connect, format).await?,
     }
     Ok(Exit::Done)

@@ -33,6 +33,13 @@ pub fn at(wire: Option<prost_types::Timestamp>) -> Option<At> {
     Some(At(Timestamp::from_unix_millis(ms)))
 }
 
+/// An instant for the wire.
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let ms = at.unix_millis();
+    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).expect("below a second");
+    prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos }
+}
+
 /// An instant or a dash.
 pub fn or_dash(at: Option<At>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_string())

@@ -3,11 +3,13 @@
 
 mod support;
 
+use dayfly_client::v1::decide_approval_request::Verdict;
+use dayfly_client::v1::request_approval_request::End;
 use dayfly_client::{
     Identity, IdentityOptions, Incoming, IncomingLimits, Pick, ServerTls, Speaks, SpiffeId, TrustDomain,
 };
 use dayfly_devspiffe::{Authority, Entry, Server};
-use support::{Done, World};
+use support::{Done, World, golden};
 use tokio::net::UnixListener;
 
 const BROKER: &str = "spiffe://prod.test/dayfly/broker";
@@ -66,4 +68,60 @@ fn a_broker_of_another_identity_is_not_spoken_to() {
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains(BROKER), "it says who answered: {}", done.err);
     world.broker.with(|state| assert!(state.revoke_asked.is_empty()));
+}
+
+#[test]
+fn temporary_access_is_requested_and_decided_as_it_was_shown() {
+    let world = World::new();
+    let workload = serve(&world);
+    let dayfly = |args: &[&str]| ask(&world, &workload, BROKER, args);
+    let request = [
+        "request",
+        "--spiffe-id",
+        "spiffe://prod.example/x",
+        "--scope",
+        "prod-db",
+        "--param",
+        "table=users",
+        "--for",
+        "2h",
+        "--ticket",
+        "OPS-1",
+        "--reason",
+        "it broke",
+    ];
+    let done = dayfly(&request);
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""), "{done:?}");
+    golden("request.txt", &done.out);
+    world.broker.with(|state| {
+        let asked = &state.approvals.requested[0];
+        let scope = asked.scope.as_ref().unwrap();
+        assert_eq!((scope.scope.as_str(), scope.parameters["table"].as_str()), ("prod-db", "users"));
+        assert_eq!(asked.end, Some(End::Duration(prost_types::Duration { seconds: 7200, nanos: 0 })));
+        assert_eq!((asked.ticket.as_str(), asked.reason.as_str()), ("OPS-1", "it broke"));
+    });
+    assert_eq!(dayfly(&request[..7]).code, Some(2), "an end and a reason are needed");
+
+    let done = dayfly(&["approve", "01JZX0A1"]);
+    assert_eq!(done.code, Some(1), "nobody said yes: {done:?}");
+    golden("approve_unasked.txt", &done.out);
+    world.broker.with(|state| assert!(state.approvals.decided.is_empty()));
+    let done = dayfly(&["approve", "01JZX0A1", "--yes"]);
+    assert!(done.code == Some(0) && done.out.contains("approved"), "{done:?}");
+    let done = dayfly(&["approve", "01JZX0A1", "--yes", "--digest", "d0", "-o", "json"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    golden("approve.json", &done.out);
+    assert!(dayfly(&["refuse", "01JZX0A1"]).out.contains("refused"));
+    world.broker.with(|state| {
+        let said: Vec<_> =
+            state.approvals.decided.iter().map(|one| (one.verdict(), one.digest.as_str())).collect();
+        assert_eq!(said, [(Verdict::Approve, "d1"), (Verdict::Approve, "d0"), (Verdict::Refuse, "")]);
+    });
+    golden("withdraw.txt", &dayfly(&["withdraw", "01JZX0A1"]).out);
+    golden("approvals.txt", &dayfly(&["approvals", "--all"]).out);
+    world.broker.with(|state| assert!(state.approvals.listed[0].include_over));
+
+    let done = world.admin(&["approve", "01JZX0A1", "--yes"]);
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(done.err.contains("the break-glass socket knows no approvals"), "{}", done.err);
 }

@@ -15,8 +15,8 @@ use std::{
 };
 
 use dayfly_proto::v1::{
-    admin_service_client::AdminServiceClient, credential_service_client::CredentialServiceClient,
-    node_service_client::NodeServiceClient,
+    admin_service_client::AdminServiceClient, approval_service_client::ApprovalServiceClient,
+    credential_service_client::CredentialServiceClient, node_service_client::NodeServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -110,6 +110,13 @@ impl BrokerClient {
     /// The platform team's verbs.
     pub fn admin(&self) -> AdminServiceClient<Channel> {
         admin(self.channel())
+    }
+
+    /// Requests for approval, and what is said of them.
+    pub fn approvals(&self) -> ApprovalServiceClient<Channel> {
+        ApprovalServiceClient::new(self.channel())
+            .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The channel of the moment, for services that are not ours (health, reflection).

@@ -82,8 +82,9 @@ impl Incoming {
         let shake = move |socket: Socket| {
             let tls = tls.clone();
             async move {
+                let host = socket.other_host();
                 let (io, peer) = tls.accept(socket).await?;
-                Ok(SpiffeIo { io, peer: Arc::new(peer) })
+                Ok(SpiffeIo { io, peer: Arc::new(Peer { host, ..peer }) })
             }
         };
         Self::accepting(listener.into(), shake, limits)
@@ -99,8 +100,10 @@ impl Incoming<Option<Arc<Peer>>> {
         let shake = move |socket: Socket| {
             let tls = tls.clone();
             async move {
+                let host = socket.other_host();
                 let (io, peer) = tls.accept(socket).await?;
-                Ok(SpiffeIo { io, peer: peer.map(Arc::new) })
+                let peer = peer.map(|peer| Arc::new(Peer { host, ..peer }));
+                Ok(SpiffeIo { io, peer })
             }
         };
         Self::accepting(listener.into(), shake, limits)

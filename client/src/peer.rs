@@ -4,6 +4,7 @@
 
 use std::{
     fmt::{self, Debug, Formatter},
+    net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,6 +28,8 @@ pub struct Peer {
     pub serial: String,
     /// When the leaf runs out. A connection outlives its certificate, so ask again on every call.
     pub not_after: SystemTime,
+    /// The other host the connection came from; none if it came from this one, or nobody looked. One address is one host.
+    pub host: Option<IpAddr>,
 }
 
 impl Peer {
@@ -44,6 +47,7 @@ impl Peer {
             spiffe_id: spiffe_id(&certificate)?,
             serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
             not_after: not_after(&certificate)?,
+            host: None,
         })
     }
 
@@ -64,6 +68,7 @@ impl Debug for Peer {
             .field("spiffe_id", &format_args!("{}", self.spiffe_id))
             .field("serial", &self.serial)
             .field("not_after_unix", &self.not_after_unix())
+            .field("host", &self.host)
             .finish()
     }
 }

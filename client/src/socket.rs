@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -18,6 +19,24 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Unix.
     Unix(UnixStream),
+}
+
+impl Socket {
+    /// The other host that the connection came from; none if it is this one, or cannot be told.
+    pub fn other_host(&self) -> Option<IpAddr> {
+        match self {
+            Socket::Tcp(socket) => other_host(socket.peer_addr().ok()?, socket.local_addr().ok()?),
+            Socket::Unix(_) => None,
+        }
+    }
+}
+
+/// By both ends of a TCP connection.
+fn other_host(from: SocketAddr, to: SocketAddr) -> Option<IpAddr> {
+    let (from, to) = (from.ip().to_canonical(), to.ip().to_canonical());
+    // All of 127.0.0.0/8 is this host, and so is whoever comes from the address, or by way of a loopback one.
+    let this_host = from == to || from.is_loopback() || to.is_loopback();
+    (!this_host).then_some(from)
 }
 
 macro_rules! each {
@@ -67,5 +86,30 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, io => io.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_machines_address_is_another_host() {
+        let host = |from: &str, to: &str| {
+            let end = |text: &str| text.parse().expect("an address");
+            other_host(end(from), end(to)).map(|host| host.to_string())
+        };
+        assert_eq!(host("10.0.0.7:5", "10.0.0.1:7443"), Some("10.0.0.7".to_owned()));
+        assert_eq!(host("[::ffff:10.0.0.7]:5", "[::]:7443"), Some("10.0.0.7".to_owned()));
+        assert_eq!(host("[fd00::7]:5", "[fd00::1]:7443"), Some("fd00::7".to_owned()));
+        for (from, to) in [
+            ("127.0.0.1:5", "127.0.0.1:7443"),
+            ("127.0.0.2:5", "127.0.0.1:7443"),
+            ("[::1]:5", "[::1]:7443"),
+            ("10.0.0.1:5", "10.0.0.1:7443"),
+            ("10.0.0.1:5", "127.0.0.1:7443"),
+        ] {
+            assert_eq!(host(from, to), None, "{from} to {to}");
+        }
     }
 }

@@ -78,6 +78,8 @@ ids! {
     LeaseId,
     /// Names one request in logs, records and error answers.
     RequestId,
+    /// Names a request for approval, and the approval it leads to.
+    ApprovalId,
 }
 
 impl From<TaskId> for SessionId {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::approval::Approval;
 use crate::binding::Binding;
 use crate::binding_index::BindingIndex;
@@ -32,8 +34,9 @@ pub struct StageRule {
 pub struct Rules {
     /// Number of the revision; grows with each apply.
     pub revision: u64,
-    /// SHA-256 over the digests of all documents, hexadecimal.
+    /// SHA-256 over the digests of all documents, and of the approvals that stand beside them; hexadecimal.
     pub digest: String,
+    documents: String,
     trust_domains: Vec<TrustDomainRule>,
     stages: Vec<StageRule>,
     stage_index: PatternIndex<Vec<Stage>>,
@@ -67,6 +70,7 @@ impl Rules {
         }
         Self {
             revision,
+            documents: digest.clone(),
             digest,
             trust_domains,
             stages,
@@ -103,10 +107,20 @@ impl Rules {
     #[must_use]
     pub fn with_approvals(self, approvals: Vec<Approval>) -> Self {
         let mut by_identity: HashMap<SpiffeId, Vec<Approval>> = HashMap::new();
+        let mut digests: Vec<String> = Vec::new();
         for approval in approvals {
+            digests.push(format!("{} {}", approval.id, approval.digest));
             by_identity.entry(approval.identity.clone()).or_default().push(approval);
         }
-        Self { approvals: by_identity, ..self }
+        digests.sort_unstable();
+        let digest = match digests.is_empty() {
+            true => self.documents.clone(),
+            false => {
+                let whole = format!("{}\n{}", self.documents, digests.join("\n"));
+                Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect()
+            }
+        };
+        Self { approvals: by_identity, digest, ..self }
     }
 
     /// The policies, if any stand.
@@ -196,8 +210,17 @@ impl Rules {
         self.bindings.get(scope).map(|index| index.fitting(id, parameters)).unwrap_or_default()
     }
 
+    /// Ids of approvals, by scope.
+    fn approvals_by_scope(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut by_scope: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for approval in self.approvals.values().flatten() {
+            by_scope.entry(&approval.ask.scope).or_default().insert(&approval.id);
+        }
+        by_scope
+    }
+
     /// Names of the scopes that are not what they are in the other rules: their own document, a binding on them, a policy
-    /// for them, or who fills which stage.
+    /// for them, an approval of them, or who fills which stage.
     pub fn scopes_unlike(&self, other: &Rules) -> Vec<String> {
         let stages =
             |rules: &Rules| rules.stages.iter().map(|rule| rule.digest.clone()).collect::<BTreeSet<_>>();
@@ -211,7 +234,13 @@ impl Rules {
                 policies,
             )
         };
+        let (approved, others) = (self.approvals_by_scope(), other.approvals_by_scope());
+        let differs = |name: &String| {
+            other_stages
+                || of(self, name) != of(other, name)
+                || approved.get(name.as_str()) != others.get(name.as_str())
+        };
         let names: BTreeSet<&String> = self.scopes.keys().chain(other.scopes.keys()).collect();
-        names.into_iter().filter(|name| other_stages || of(self, name) != of(other, name)).cloned().collect()
+        names.into_iter().filter(|name| differs(name)).cloned().collect()
     }
 }

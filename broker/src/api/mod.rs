@@ -1,6 +1,7 @@
 //! Thin gRPC handlers. Only this folder knows protobuf.
 
 pub mod admin;
+pub mod approval;
 pub mod credential;
 mod delegation;
 pub mod node;

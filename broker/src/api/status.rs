@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dayfly_client::Refusal;
+use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::DenyReason;
 use dayfly_domain::id::RequestId;
 use tonic::{Code, Status};
@@ -112,6 +113,24 @@ fn classify(error: &OperationError) -> Class {
             "NOT_ADMIN",
             "use an identity named in [admins] of the broker's configuration",
         ),
+        OperationError::NotApprovable(fault) => match fault {
+            NotApprovable::Over { .. } => {
+                plain(Code::FailedPrecondition, "APPROVAL_OVER", "request it anew, if it is still needed")
+            }
+            NotApprovable::Changed => plain(
+                Code::Aborted,
+                "APPROVAL_CHANGED",
+                "look at it again; if the scope's document changed, request it anew",
+            ),
+            NotApprovable::SamePerson(_) => {
+                plain(Code::PermissionDenied, "APPROVER_IS_REQUESTER", "have another admin approve it")
+            }
+            NotApprovable::SameHost(_) => plain(
+                Code::PermissionDenied,
+                "APPROVER_ON_SAME_HOST",
+                "approve it from another host, or set approvals_from_one_host in [admins] of the broker's configuration",
+            ),
+        },
         OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
     }
@@ -171,6 +190,10 @@ fn classify_store(error: &StoreError) -> Class {
             "NODE_ATTACHED_ELSEWHERE",
             "give each machine a SPIFFE ID of its own, or wait until the other stream lapses",
         ),
+        StoreError::DecidedInBetween(_) => plain(Code::Aborted, "APPROVAL_CHANGED", "look at it again"),
+        StoreError::TooManyRequests { .. } => {
+            plain(Code::ResourceExhausted, "TOO_MANY_APPROVAL_REQUESTS", "decide or withdraw some that wait")
+        }
         StoreError::TooManyLeases { .. } => {
             plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed")
         }

@@ -158,6 +158,10 @@ pub struct TrustDomainConfig {
 pub struct AdminsConfig {
     /// Exact SPIFFE IDs of the broker's own trust domain. Rows of the database neither add nor remove them.
     pub root: Vec<SpiffeId>,
+    /// Whether an approval may come from the host that the request came from. For sites with one host of admins: two
+    /// identities on it may be one person.
+    #[serde(default)]
+    pub approvals_from_one_host: bool,
 }
 
 impl Config {

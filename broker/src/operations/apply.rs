@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dayfly_domain::approval::ApprovalRequest;
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::binding::ADMIN_SCOPES;
 use dayfly_domain::document::{self, Document, DocumentKey, Fault, Kind};
@@ -15,7 +16,7 @@ use similar::TextDiff;
 use super::admin::Admin;
 use super::{Broker, OperationError};
 use crate::policy;
-use crate::store::{Change, LeaseFilter, StoreError};
+use crate::store::{ApprovalFilter, Change, LeaseFilter, StoreError};
 
 /// What was asked, checked for form.
 #[derive(Debug)]
@@ -162,9 +163,13 @@ fn refuse_what_is_for_root_admins(
     Ok(())
 }
 
-/// Loads the stored documents and swaps the rules whole.
+/// Loads the stored documents and the approvals that stand beside them, and swaps the rules whole.
 pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
+    let _alone = broker.reloading.lock().await;
     let (revision, stored) = broker.store.load_documents().await?;
+    let live = ApprovalFilter { live_at: Some(broker.clock.now()), limit: 0 };
+    let approvals =
+        broker.store.approvals(live).await?.iter().filter_map(ApprovalRequest::approval).collect();
     let documents: Vec<(u32, Document)> = stored.into_iter().map(|row| (0, row.document)).collect();
     let compiled = document::compile(revision, &broker.trust_domains, &documents);
     let loaded = policy::load(&documents, broker.rules.load_full()).await;
@@ -176,6 +181,7 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
     };
     match judged {
         Ok(rules) => {
+            let rules = rules.with_approvals(approvals);
             let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
             broker.rules.store(Arc::new(rules));
             broker.notices.rules_changed(&digest, &scopes);

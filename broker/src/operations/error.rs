@@ -1,5 +1,6 @@
 //! Why an operation failed, by what the caller does next.
 
+use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::{Denial, DenyReason};
 use dayfly_domain::id::{LeaseId, TaskId};
 use thiserror::Error;
@@ -60,6 +61,9 @@ pub enum OperationError {
     /// The caller is no admin, or not by this way.
     #[error("{0}")]
     NotAdmin(String),
+    /// A yes that does not count, or anything said of what is over.
+    #[error(transparent)]
+    NotApprovable(#[from] NotApprovable),
     /// There is no such thing.
     #[error("there is no {kind} {name:?}")]
     Unknown {

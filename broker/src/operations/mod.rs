@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod approval;
 pub mod authorize;
 pub mod claim_task;
 pub mod delegate_task;
@@ -68,6 +69,10 @@ pub struct Broker {
     pub trust_domains: Vec<TrustDomainRule>,
     /// Exact SPIFFE IDs of the root admins, from the configuration.
     pub root_admins: Vec<SpiffeId>,
+    /// Whether an approval may come from the host that the request came from.
+    pub approvals_from_one_host: bool,
+    /// Held while the rules are read and swapped: of two that do, the later reader swaps last.
+    pub reloading: tokio::sync::Mutex<()>,
     /// Wakes the revocation queue's workers.
     pub wake: Wake,
     /// Tells node agents and watchers what ended.

@@ -4,6 +4,7 @@
 //! record, and nothing is open under what is over.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod approvals;
 pub(crate) mod assertions;
 pub(crate) mod claims;
 pub(crate) mod documents;
@@ -67,6 +68,11 @@ macro_rules! store_contract {
             assertions::an_assertion_is_taken_once_also_after_a_restart,
             assertions::of_two_that_bring_an_assertion_at_once_one_is_heard,
             assertions::an_assertion_that_ran_out_is_not_taken_and_then_forgotten,
+            approvals::an_approval_reads_back_as_it_was_asked_and_decided,
+            approvals::of_two_that_decide_at_once_one_is_told,
+            approvals::lists_hold_what_is_live_newest_first,
+            approvals::only_so_many_requests_wait,
+            approvals::a_yes_waits_for_its_record_and_taking_back_does_not,
             nodes::a_second_boot_waits_until_the_first_lapsed,
             nodes::only_the_newest_stream_speaks,
             nodes::silent_nodes_lapse_once,

@@ -8,9 +8,10 @@ pub mod sqlite;
 mod contract;
 
 use async_trait::async_trait;
+use dayfly_domain::approval::{ApprovalRequest, Said, Verdict};
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::document::{Document, DocumentKey, Kind};
-use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::stage::Stage;
@@ -40,6 +41,15 @@ pub enum StoreError {
     NodeAttachedElsewhere {
         /// The node.
         node: SpiffeId,
+    },
+    /// The request for approval was decided, or taken back, in between.
+    #[error("approval {0} was decided in between")]
+    DecidedInBetween(ApprovalId),
+    /// Too many requests for approval wait.
+    #[error("{limit} requests for approval wait already")]
+    TooManyRequests {
+        /// How many may.
+        limit: u32,
     },
     /// Too many live or in-flight leases.
     #[error("{what} has {limit} live leases already")]
@@ -221,6 +231,15 @@ pub struct LeaseRow {
     pub last_error: String,
 }
 
+/// Which requests for approval to list.
+#[derive(Clone, Debug)]
+pub struct ApprovalFilter {
+    /// Only those that wait or were approved, with an end behind this moment; none for all.
+    pub live_at: Option<Timestamp>,
+    /// At most this many, newest first; 0 for all.
+    pub limit: u32,
+}
+
 /// One audit record as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
@@ -283,6 +302,30 @@ pub trait Store: Send + Sync {
 
     /// Every document as it stood at a revision, by kind and name. What was removed since is there again.
     async fn documents_at(&self, revision: u64) -> Result<Vec<StoredDocument>, StoreError>;
+
+    /// Writes a request for approval, unless `most` of them wait already.
+    async fn request_approval(
+        &self,
+        asked: ApprovalRequest,
+        most: u32,
+        record: Record,
+    ) -> Result<(), StoreError>;
+
+    /// Writes what was said of a request for approval, if nothing was said in between: `after` is what had been said when
+    /// it was read. A no, or taking it back, goes on where a record cannot be written.
+    async fn decide_approval(
+        &self,
+        id: ApprovalId,
+        after: Option<Said>,
+        verdict: Verdict,
+        record: Record,
+    ) -> Result<(), StoreError>;
+
+    /// One request for approval.
+    async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRequest>, StoreError>;
+
+    /// Requests for approval by filter.
+    async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError>;
 
     /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]).
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError>;

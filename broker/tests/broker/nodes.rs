@@ -193,3 +193,17 @@ async fn an_agent_hears_of_tasks_that_are_over() {
     stream.heartbeat(&[&task.task_id]).await;
     assert!(matches!(stream.next().await.unwrap(), Heard::EndTask(order) if order.task_id == task.task_id));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_told_of_an_approval_so_that_they_ask_anew() {
+    let mut world = crate::approvals::world("approvals_from_one_host = true").await;
+    let client = world.connect(NODE).await;
+    let mut stream = Stream::open(&client, "boot-1").await.unwrap();
+    crate::approvals::approved(&mut world).await;
+    loop {
+        if let Heard::RulesChanged(changed) = stream.next().await.unwrap() {
+            assert_eq!(changed.scopes, ["prod-read"]);
+            break;
+        }
+    }
+}

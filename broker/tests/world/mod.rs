@@ -43,6 +43,11 @@ impl World {
 
     /// A broker without documents; `limits` are lines of `[limits]`.
     pub async fn empty(limits: &str) -> Self {
+        Self::configured("", limits).await
+    }
+
+    /// A broker without documents; the texts are lines of `[admins]` and `[limits]`.
+    pub async fn configured(admins: &str, limits: &str) -> Self {
         // A second world in this process finds the provider installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("dfb").tempdir_in("/tmp").expect("a folder");
@@ -56,12 +61,12 @@ impl World {
             running: None,
         };
         let endpoint = world.workload_api(BROKER).await;
-        let config = world.write_config(&endpoint, limits);
+        let config = world.write_config(&endpoint, admins, limits);
         world.start(&config).await;
         world
     }
 
-    fn write_config(&self, endpoint: &str, limits: &str) -> std::path::PathBuf {
+    fn write_config(&self, endpoint: &str, admins: &str, limits: &str) -> std::path::PathBuf {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let text = format!(
             r#"
@@ -80,6 +85,7 @@ stages = ["training", "inference", "retrieval", "tool", "node", "admin"]
 patterns = ["spiffe://example.org/**"]
 [admins]
 root = ["{ADMIN}"]
+{admins}
 [issuer]
 url = "http://127.0.0.1:9/dayfly"
 [limits]

@@ -49,6 +49,7 @@ patterns = [{pattern}]
 
 [admins]
 root = [{admin}]
+approvals_from_one_host = true
 
 [issuer]
 url = {issuer}

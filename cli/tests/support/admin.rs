@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use dayfly_client::Refusal;
+use dayfly_client::v1::approval_service_server::ApprovalServiceServer;
 use dayfly_client::v1::{self, admin_service_server as service};
 use dayfly_domain::audit::{GENESIS, Record, Stream, chain};
 use dayfly_domain::time::Timestamp;
@@ -23,6 +24,7 @@ pub struct State {
     pub apply_asked: Vec<v1::ApplyRequest>,
     pub revoke_asked: Vec<v1::RevokeRequest>,
     pub leases_asked: Vec<v1::ListLeasesRequest>,
+    pub approvals: super::approvals::Asked,
 }
 
 impl Default for FakeBroker {
@@ -35,13 +37,16 @@ impl Default for FakeBroker {
             apply_asked: Vec::new(),
             revoke_asked: Vec::new(),
             leases_asked: Vec::new(),
+            approvals: super::approvals::Asked::default(),
         })))
     }
 }
 
 impl FakeBroker {
     pub fn router(&self) -> Router {
-        tonic::transport::Server::builder().add_service(service::AdminServiceServer::new(self.clone()))
+        tonic::transport::Server::builder()
+            .add_service(service::AdminServiceServer::new(self.clone()))
+            .add_service(ApprovalServiceServer::new(self.clone()))
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod agent;
+pub mod approvals;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,8 +1,9 @@
 //! The SQLite store: one writer that commits many requests at once, and readers beside it.
 //!
 //! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `nodes` and `assertions`.
+//! `leases`, `revocations`, `nodes`, `approvals` and `assertions`.
 
+mod approvals;
 mod assertions;
 mod audit;
 mod claims;
@@ -29,9 +30,10 @@ mod tests;
 use std::path::Path;
 
 use async_trait::async_trait;
+use dayfly_domain::approval::{ApprovalRequest, Said, Verdict};
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::document::Kind;
-use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{EndCause, Task};
@@ -50,8 +52,8 @@ use self::reserve::Reserve;
 use self::transaction::Tx;
 use self::writer::{Desk, Writer};
 use super::{
-    AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease, NodeRow, Store,
-    StoreError, StoredDocument, TaskClaim, TaskFilter, migrations,
+    ApprovalFilter, AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease,
+    NodeRow, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, migrations,
 };
 
 /// Keeps state in one SQLite database under a folder of its own.
@@ -129,6 +131,33 @@ impl Store for SqliteStore {
 
     async fn documents_at(&self, revision: u64) -> Result<Vec<StoredDocument>, StoreError> {
         documents::at(&self.readers, revision).await
+    }
+
+    async fn request_approval(
+        &self,
+        asked: ApprovalRequest,
+        most: u32,
+        record: Record,
+    ) -> Result<(), StoreError> {
+        self.desk.post(approvals::Request { asked, most, record }).await
+    }
+
+    async fn decide_approval(
+        &self,
+        id: ApprovalId,
+        after: Option<Said>,
+        verdict: Verdict,
+        record: Record,
+    ) -> Result<(), StoreError> {
+        self.desk.post(approvals::Decide { id, after, verdict, record }).await
+    }
+
+    async fn approval(&self, id: ApprovalId) -> Result<Option<ApprovalRequest>, StoreError> {
+        approvals::one(&self.readers, id).await
+    }
+
+    async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError> {
+        approvals::list(&self.readers, &filter).await
     }
 
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {

@@ -1,10 +1,17 @@
 //! Approvals: what a second admin allowed one identity to ask, until when.
 
+mod request;
+
 use sha2::{Digest, Sha256};
 
 use crate::scope::ScopeAsk;
 use crate::spiffe::SpiffeId;
 use crate::time::Timestamp;
+
+pub use self::request::{
+    ApprovalRequest, Host, MAX_REASON, MAX_TICKET, NotApprovable, NotRequestable, Said, Standing, Verdict,
+    check_request,
+};
 
 /// An approved request for access. It stands beside a binding and grants nothing by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
