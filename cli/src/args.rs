@@ -10,6 +10,7 @@ use crate::approvals::{self, ApproveArgs, IdArgs, RequestArgs};
 use crate::audit::AuditCommand;
 use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
+use crate::delegate::DelegateArgs;
 use crate::documents::DocumentCommand;
 use crate::leases::LeaseCommand;
 use crate::nodes::NodeCommand;
@@ -59,6 +60,8 @@ pub enum Command {
     Run(RunArgs),
     /// Ask whether something may be done with an artifact, from inside a task
     Check(CheckArgs),
+    /// Open a task for another workload, from inside a task
+    Delegate(DelegateArgs),
     /// What is asked of the broker, or of the Workload API
     #[command(flatten)]
     Admin(AdminCommand),

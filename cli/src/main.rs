@@ -7,6 +7,7 @@ mod audit;
 mod ceiling;
 mod check;
 mod connect;
+mod delegate;
 #[cfg(feature = "dev")]
 mod dev;
 mod documents;
@@ -53,6 +54,7 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => Err(run::run(&runtime()?, args, verbose > 0)),
         Command::Check(args) => runtime()?.block_on(check::check(args, output)).map(|()| Exit::Done),
+        Command::Delegate(args) => runtime()?.block_on(delegate::delegate(args, output)).map(|()| Exit::Done),
         #[cfg(feature = "dev")]
         Command::Dev(args) => {
             rustls::crypto::aws_lc_rs::default_provider()

@@ -4,6 +4,7 @@
 //! exit code and signals are the program's own, and its exit is the end of the task. The connection to the agent closes
 //! with `exec`: that is how the agent learns that the program runs.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
@@ -14,6 +15,7 @@ use clap::Args;
 use dayfly_client::{AgentClient, CallError, v1};
 use dayfly_domain::time::Ttl;
 use tokio::runtime::Runtime;
+use tonic::Status;
 
 use crate::ceiling::{Ceiling, key_value};
 use crate::environment::{self, Changes};
@@ -30,6 +32,7 @@ Examples:
   dayfly run --scope s3-train-read --param dataset=corpus-7 -- python train.py
   dayfly run --scope s3-train-read --param dataset=corpus-7 --scope registry-push --param image=base \\
       --max-duration 2h --intent 'nightly training' --label run=42 -- ./train.sh
+  dayfly run --claim 01JZX0Q4V9N3F7T2K8M5R6W1YB -- python search.py
 
 A --param belongs to the --scope before it. The program finds its credentials where its SDKs look for them \
 (AWS_CONTAINER_CREDENTIALS_FULL_URI, VAULT_ADDR, DAYFLY_TOKEN_FILE); variables that would win over them \
@@ -41,10 +44,13 @@ The exit code is the program's own. Before it runs: 1 the task was not opened, 2
 
 /// Run a program in a task of its own
 #[derive(Args, Debug)]
-#[command(after_long_help = EXAMPLES, override_usage = "dayfly run [--scope SCOPE [--param KEY=VALUE]…]… [OPTIONS] -- CMD [ARGS]…")]
+#[command(after_long_help = EXAMPLES, override_usage = "dayfly run [--scope SCOPE [--param KEY=VALUE]… | --claim TASK]… [OPTIONS] -- CMD [ARGS]…")]
 pub struct RunArgs {
     #[command(flatten)]
     ceiling: Ceiling,
+    /// A task that was opened for this workload with `dayfly delegate`, instead of a new one
+    #[arg(long, value_name = "TASK", conflicts_with_all = ["scope", "param", "max_duration", "intent"])]
+    claim: Option<String>,
     /// The longest the task may last, for example 90s, 15m, 1h30m; without it the most that the bindings allow
     #[arg(long, value_name = "DURATION")]
     max_duration: Option<Ttl>,
@@ -71,7 +77,7 @@ pub fn run(runtime: &Runtime, args: RunArgs, verbose: bool) -> Failure {
     let changes = environment::changes(task.environment, |name| std::env::var_os(name).is_some());
     if verbose {
         let until = wire::or_dash(wire::at(task.deadline));
-        output::note(&format!("dayfly: task {} is open until {until} at the latest", task.task_id));
+        output::note(&format!("dayfly: task {} is open until {until} at the latest", task.id));
         output::note(&format!("dayfly: {}", told(&changes)));
     }
     let program = args.command[0].clone();
@@ -85,18 +91,40 @@ pub fn run(runtime: &Runtime, args: RunArgs, verbose: bool) -> Failure {
     let exit = if error.kind() == ErrorKind::NotFound { Exit::NotFound } else { Exit::NotExecutable };
     let failure =
         Failure::new(format!("cannot execute {}", program.to_string_lossy())).because(&error).exit(exit);
-    match runtime.block_on(end(&agent, task.task_id)) {
+    match runtime.block_on(end(&agent, task.id)) {
         Ok(()) => failure,
         // The task ends with this process anyway.
         Err(call) => failure.because(&call),
     }
 }
 
-async fn open(args: &RunArgs) -> Result<(AgentClient, v1::OpenTaskResponse), Failure> {
+/// The task that this process leads now.
+struct Task {
+    id: String,
+    deadline: Option<prost_types::Timestamp>,
+    environment: HashMap<String, String>,
+}
+
+async fn open(args: &RunArgs) -> Result<(AgentClient, Task), Failure> {
     let agent = AgentClient::connect(&args.agent_socket).await.map_err(|error| {
         Failure::from(error)
             .next("start dayfly-agent on this machine, or name its socket with --agent-socket")
     })?;
+    let task = match &args.claim {
+        Some(task) => claim(&agent, args, task).await,
+        None => open_new(&agent, args).await,
+    };
+    match task {
+        Ok(task) => Ok((agent, task)),
+        Err(status) => {
+            let failure = Failure::from(status);
+            let usage = failure.told.reason.as_deref() == Some(TWO_SCOPES_ONE_SLOT);
+            Err(if usage { failure.exit(Exit::Usage) } else { failure })
+        }
+    }
+}
+
+async fn open_new(agent: &AgentClient, args: &RunArgs) -> Result<Task, Status> {
     let request = v1::OpenTaskRequest {
         ceiling: args.ceiling.0.clone(),
         max_duration: args.max_duration.map(wire::duration),
@@ -104,14 +132,18 @@ async fn open(args: &RunArgs) -> Result<(AgentClient, v1::OpenTaskResponse), Fai
         labels: args.labels.iter().cloned().collect(),
         ..v1::OpenTaskRequest::default()
     };
-    match agent.credentials().open_task(request).await {
-        Ok(answer) => Ok((agent, answer.into_inner())),
-        Err(status) => {
-            let failure = Failure::from(status);
-            let usage = failure.told.reason.as_deref() == Some(TWO_SCOPES_ONE_SLOT);
-            Err(if usage { failure.exit(Exit::Usage) } else { failure })
-        }
-    }
+    let opened = agent.credentials().open_task(request).await?.into_inner();
+    Ok(Task { id: opened.task_id, deadline: opened.deadline, environment: opened.environment })
+}
+
+async fn claim(agent: &AgentClient, args: &RunArgs, task: &str) -> Result<Task, Status> {
+    let request = v1::ClaimTaskRequest {
+        task_id: task.to_owned(),
+        labels: args.labels.iter().cloned().collect(),
+        ..v1::ClaimTaskRequest::default()
+    };
+    let claimed = agent.credentials().claim_task(request).await?.into_inner();
+    Ok(Task { id: claimed.task_id, deadline: claimed.deadline, environment: claimed.environment })
 }
 
 async fn end(agent: &AgentClient, task_id: String) -> Result<(), CallError> {
@@ -191,6 +223,8 @@ mod tests {
             ("--scope a", "CMD"),
             ("--scope a true", "unexpected argument"),
             ("--scope a --max-duration 15 -- true", "span of time"),
+            ("--claim t --scope a -- true", "cannot be used with"),
+            ("--claim t --max-duration 15m -- true", "cannot be used with"),
             ("--scope= -- true", "scope"),
         ] {
             let error = parse(line).unwrap_err();
