@@ -71,6 +71,16 @@ impl DeliverError {
             _ => false,
         }
     }
+
+    /// How long to wait, where the broker refused because too much was asked.
+    pub fn too_much(&self) -> Option<Duration> {
+        match self {
+            Self::Broker(error) if error.is_refusal() && error.code == Code::ResourceExhausted => {
+                Some(error.retry_after.unwrap_or(RETRY))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What came of a renewal.

@@ -26,6 +26,7 @@ use crate::caller::{Bundles, Callers};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::denials::Denials;
+use crate::limited::Limited;
 use crate::metrics::Metrics;
 use crate::operations::Broker;
 use crate::operations::apply::reload;
@@ -38,6 +39,7 @@ use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::VaultProvider;
 use crate::public::introspection;
 use crate::public::{Discovery, Introspector, Ledger};
+use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::{self, Wake};
 use crate::signer::{FileSigner, Signer};
@@ -80,6 +82,8 @@ impl App {
             notices: Notices::default(),
             stream_anchors: StreamAnchors::default(),
             denials: Denials::new(config.limits.equal_denials_per_minute),
+            rate: Rate::default(),
+            limited: Limited::default(),
             metrics: Metrics::default(),
             tracker: TaskTracker::new(),
             limits: config.limits.clone(),

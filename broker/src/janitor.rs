@@ -53,7 +53,9 @@ async fn sweep(broker: &Broker, started: Timestamp) -> Result<(), StoreError> {
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
     while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
     while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}
-    let counted = broker.denials.flush(now);
+    broker.rate.forget_full(std::time::Instant::now());
+    let mut counted = broker.denials.flush(now);
+    counted.extend(broker.limited.flush(now));
     if !counted.is_empty() {
         broker.store.write_records(counted).await?;
     }

@@ -39,6 +39,14 @@ pub struct Limits {
     pub live_leases_per_scope: u32,
     /// Live and in-flight leases of one session, in whichever of its tasks.
     pub live_leases_per_session: u32,
+    /// Requests of one identity for tasks and credentials in a minute.
+    pub requests_per_minute_per_identity: u32,
+    /// Requests for one scope in a minute, whoever asks; a scope may say less.
+    pub requests_per_minute_per_scope: u32,
+    /// Requests in one session in a minute.
+    pub requests_per_minute_per_session: u32,
+    /// Tasks from a session's root down to its deepest.
+    pub task_depth: u32,
     /// Equal denials of one identity that are recorded one by one each minute.
     pub equal_denials_per_minute: u32,
     /// Largest gRPC message, in bytes.
@@ -68,6 +76,10 @@ impl Default for Limits {
             live_leases_per_identity: 1_000,
             live_leases_per_scope: 100_000,
             live_leases_per_session: 10_000,
+            requests_per_minute_per_identity: 6_000,
+            requests_per_minute_per_scope: 60_000,
+            requests_per_minute_per_session: 6_000,
+            task_depth: 8,
             equal_denials_per_minute: 10,
             message_bytes: 256 * 1024,
             calls_per_connection: 256,

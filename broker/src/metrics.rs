@@ -21,6 +21,11 @@ struct ByReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLimit {
+    limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
     provider: &'static str,
     outcome: &'static str,
@@ -33,6 +38,7 @@ pub struct Metrics {
     issued: Family<ByProvider, Counter>,
     authorized: Counter,
     denied: Family<ByReason, Counter>,
+    limited: Family<ByLimit, Counter>,
     tasks_opened: Counter,
     tasks_ended: Counter,
     revocations: Family<ByOutcome, Counter>,
@@ -47,6 +53,7 @@ impl Default for Metrics {
         let issued = Family::default();
         let authorized = Counter::default();
         let denied = Family::default();
+        let limited = Family::default();
         let tasks_opened = Counter::default();
         let tasks_ended = Counter::default();
         let revocations = Family::default();
@@ -55,6 +62,7 @@ impl Default for Metrics {
         registry.register("credentials_issued", "Credentials issued", issued.clone());
         registry.register("actions_authorized", "Actions on artifacts allowed", authorized.clone());
         registry.register("decisions_denied", "Requests denied, by reason", denied.clone());
+        registry.register("requests_limited", "Requests refused for want of room, by limit", limited.clone());
         registry.register("tasks_opened", "Tasks opened", tasks_opened.clone());
         registry.register("tasks_ended", "Tasks ended", tasks_ended.clone());
         registry.register("revocations", "Tries of revocations, by what came of them", revocations.clone());
@@ -70,6 +78,7 @@ impl Default for Metrics {
             issued,
             authorized,
             denied,
+            limited,
             tasks_opened,
             tasks_ended,
             revocations,
@@ -93,6 +102,11 @@ impl Metrics {
     /// A request was denied.
     pub fn denied(&self, reason: DenyReason) {
         self.denied.get_or_create(&ByReason { reason: reason.as_str() }).inc();
+    }
+
+    /// A request was refused for want of room: `rate_identity`, `rate_scope`, `rate_session` or `live_leases`.
+    pub fn limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&ByLimit { limit }).inc();
     }
 
     /// A task was opened.

@@ -15,6 +15,8 @@ mod delegation;
 mod direct;
 #[path = "broker/guard.rs"]
 mod guard;
+#[path = "broker/limits.rs"]
+mod limits;
 #[path = "broker/nodes.rs"]
 mod nodes;
 #[path = "broker/policies.rs"]

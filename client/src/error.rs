@@ -1,7 +1,8 @@
 //! How a refusal travels: broker and agent build it as a [`Refusal`], every caller reads it as a [`CallError`].
 //!
 //! On the wire it is a gRPC status whose details hold a `google.rpc.ErrorInfo` (domain `dayfly`, a stable reason, and
-//! the metadata `next` and `request_id`) and, where waiting helps, a `google.rpc.RetryInfo`.
+//! the metadata `next` and `request_id`) and, where waiting helps, a `google.rpc.RetryInfo` and the same as `retry-after`
+//! among the headers.
 
 use std::{
     collections::HashMap,
@@ -18,6 +19,8 @@ pub const DOMAIN: &str = "dayfly";
 
 const NEXT: &str = "next";
 const REQUEST_ID: &str = "request_id";
+/// For proxies and meshes, which read no details: whole seconds, as HTTP has it (RFC 9110 §10.2.3).
+const RETRY_AFTER: &str = "retry-after";
 
 /// A status travels in HTTP/2 headers, of which a peer takes 16 KiB by default; the text is sent twice, once encoded
 /// as percent triples and once as base64. Longer text is cut.
@@ -52,7 +55,12 @@ impl From<Refusal> for Status {
         if let Some(wait) = refusal.retry_after {
             details.set_retry_info(Some(wait));
         }
-        Status::with_error_details(refusal.code, cut(&refusal.message, MAX_MESSAGE), details)
+        let mut status =
+            Status::with_error_details(refusal.code, cut(&refusal.message, MAX_MESSAGE), details);
+        if let Some(wait) = refusal.retry_after {
+            status.metadata_mut().insert(RETRY_AFTER, whole_seconds(wait).into());
+        }
+        status
     }
 }
 
@@ -127,6 +135,11 @@ impl Display for CallError {
 
 impl Error for CallError {}
 
+/// Never sooner than was said.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 /// An error and its causes on one line, each cause once: for the edge of a program.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
@@ -199,6 +212,8 @@ mod tests {
         assert_eq!(arrived.next.as_deref(), Some("ask the platform team for a binding"));
         assert_eq!(arrived.request_id.as_deref(), Some("01JZX0"));
         assert_eq!(arrived.retry_after, wait);
+        let headers = Status::from(Refusal { retry_after: wait, ..refusal() }).into_http::<()>();
+        assert_eq!(headers.headers()["retry-after"], "2", "whole seconds, never sooner");
         assert!(arrived.is_refusal() && arrived.is_transient());
     }
 

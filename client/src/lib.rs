@@ -31,7 +31,7 @@ pub mod tls;
 pub use address::{Address, BrokerEndpoint, EndpointError};
 pub use connect::{AgentClient, BreakGlassClient, BrokerClient, ConnectError};
 pub use dayfly_proto::v1;
-pub use error::{CallError, Refusal, chain};
+pub use error::{CallError, Refusal, chain, whole_seconds};
 pub use identity::{Health, Identity, IdentityError, IdentityOptions, Pick};
 pub use incoming::{Incoming, IncomingLimits, Listener, SpiffeIo};
 pub use jwt::{JwtError, OwnJwt, VerifiedJwt};

@@ -1,11 +1,11 @@
 //! Container credentials, as every AWS SDK asks for them when `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set.
 //!
 //! `GET` on one path, the bearer in `Authorization`; the answer is `AccessKeyId`, `SecretAccessKey`, `Token`, `Expiration`.
-//! A refusal is 403 with `code` and `message`, which the SDKs show. boto waits two seconds and asks three times.
+//! A refusal is 403, 429 or 503 with `code` and `message`, which the SDKs show. boto waits two seconds and asks three times.
 
 use std::sync::Arc;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use zeroize::Zeroizing;
 
 use super::server::Answers;
-use super::{Door, DoorError, Ends, guard};
+use super::{Door, DoorError, Ends, guard, retry_after};
 use crate::credentials::{Credential, Lease, Provider};
 use crate::deliver::{DeliverError, Deliverer};
 use crate::metrics::Metrics;
@@ -119,10 +119,11 @@ fn served(lease: &Lease) -> Response<Full<Bytes>> {
 
 fn refused(error: &AwsError) -> Response<Full<Bytes>> {
     let (status, code) = match error {
-        AwsError::Deliver(error) if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "NotReady"),
-        AwsError::Deliver(DeliverError::Broker(error)) => {
-            (StatusCode::FORBIDDEN, error.reason.as_deref().unwrap_or("AccessDenied"))
+        AwsError::Deliver(error) if error.too_much().is_some() => {
+            (StatusCode::TOO_MANY_REQUESTS, reason(error))
         }
+        AwsError::Deliver(error) if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "NotReady"),
+        AwsError::Deliver(error @ DeliverError::Broker(_)) => (StatusCode::FORBIDDEN, reason(error)),
         // Not a word on which of the checks it was to somebody who may be trying them.
         AwsError::Door(DoorError::UnknownBearer | DoorError::NotAMember(_)) => {
             return json(StatusCode::FORBIDDEN, br#"{"code":"AccessDenied","message":"not for you"}"#);
@@ -130,7 +131,21 @@ fn refused(error: &AwsError) -> Response<Full<Bytes>> {
         _ => (StatusCode::FORBIDDEN, "AccessDenied"),
     };
     let body = serde_json::json!({ "code": code, "message": error.to_string() });
-    json(status, body.to_string().as_bytes())
+    let mut response = json(status, body.to_string().as_bytes());
+    if let AwsError::Deliver(error) = error
+        && let Some(wait) = retry_after(error)
+    {
+        response.headers_mut().insert(RETRY_AFTER, wait);
+    }
+    response
+}
+
+/// The broker's own reason.
+fn reason(error: &DeliverError) -> &str {
+    match error {
+        DeliverError::Broker(error) => error.reason.as_deref().unwrap_or("AccessDenied"),
+        _ => "AccessDenied",
+    }
 }
 
 fn json(status: StatusCode, body: &[u8]) -> Response<Full<Bytes>> {
@@ -213,5 +228,20 @@ mod tests {
         assert_eq!(status(DeliverError::Ended.into()), StatusCode::FORBIDDEN);
         assert_eq!(status(DoorError::UnknownBearer.into()), StatusCode::FORBIDDEN);
         assert_eq!(status(AwsError::Gone), StatusCode::FORBIDDEN);
+    }
+
+    #[test]
+    fn a_refusal_for_asking_too_often_is_429_and_says_how_long_to_wait() {
+        let error = dayfly_client::CallError {
+            code: tonic::Code::ResourceExhausted,
+            reason: Some("RATE_LIMITED".to_owned()),
+            message: "too often".to_owned(),
+            next: None,
+            request_id: None,
+            retry_after: Some(Duration::from_millis(2_100)),
+        };
+        let response = refused(&DeliverError::Broker(error).into());
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
     }
 }

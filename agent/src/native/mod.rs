@@ -15,8 +15,11 @@ pub mod vault;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use crate::attester::{AttestError, Attester};
 use crate::credentials::Provider;
+use crate::deliver::DeliverError;
 use crate::member;
 use crate::process::Process;
 use crate::task::Task;
@@ -24,6 +27,11 @@ use crate::tasks::Tasks;
 
 /// More holders of one connection than this are not asked who they are.
 const MOST_HOLDERS: usize = 8;
+
+/// Whether, and for how long, a refusal asks to wait: 429 with `Retry-After` (RFC 6585 §4, RFC 9110 §10.2.3).
+pub(crate) fn retry_after(error: &DeliverError) -> Option<HeaderValue> {
+    error.too_much().map(|wait| dayfly_client::whole_seconds(wait).max(1).into())
+}
 
 /// One end each of a loopback connection.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use dayfly_proto::v1::LeaseSeen;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::path::{self, PathError};
 use super::server::Answers;
 use super::upstream::{Answer, Upstream, UpstreamError};
-use super::{Door, DoorError, Ends, guard};
+use super::{Door, DoorError, Ends, guard, retry_after};
 use crate::credentials::{Credential, Lease, Provider};
 use crate::deliver::{DeliverError, Deliverer};
 use crate::metrics::Metrics;
@@ -96,6 +96,7 @@ impl VaultError {
 
     fn status(&self) -> StatusCode {
         match self {
+            Self::Deliver(error) if error.too_much().is_some() => StatusCode::TOO_MANY_REQUESTS,
             Self::Deliver(error) if error.is_transient() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(_) | Self::TokenInAnswer | Self::Encoded | Self::Redirect => {
                 StatusCode::BAD_GATEWAY
@@ -260,6 +261,11 @@ fn refused(error: &VaultError) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *response.status_mut() = error.status();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let VaultError::Deliver(error) = error
+        && let Some(wait) = retry_after(error)
+    {
+        response.headers_mut().insert(RETRY_AFTER, wait);
+    }
     response
 }
 

@@ -3,6 +3,7 @@
 use dayfly_client::v1::{self, OpenTaskRequest, ScopeRequest};
 use dayfly_client::{CallError, SpiffeId};
 use dayfly_devspiffe::Entry;
+use tonic::Code;
 
 use crate::world::{BASH, LAUNCHER, Shell, World, eventually};
 
@@ -55,6 +56,23 @@ async fn what_only_an_agent_may_say_is_refused() {
     let keyed = v1::EndTaskRequest { task_key: "k".to_owned(), ..Default::default() };
     let refused = CallError::from(agent.credentials().end_task(keyed).await.unwrap_err());
     assert_eq!(refused.reason.as_deref(), Some("AGENT_ONLY_FIELD"));
+    assert!(world.broker.book().opened.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_of_a_mebibyte_is_refused_before_it_is_parsed() {
+    let world = World::start().await;
+    // A client that knows no limit of its own.
+    let channel = world.client().await.channel();
+    let mut agent = v1::credential_service_client::CredentialServiceClient::new(channel);
+    for (bytes, code) in [(1 << 20, Code::OutOfRange), (32 << 10, Code::InvalidArgument)] {
+        let parameters = [("dataset".to_owned(), "a".repeat(bytes))].into();
+        let ceiling = vec![ScopeRequest { scope: "s3".to_owned(), parameters }];
+        // Were the message read, it would be refused for this field.
+        let request = OpenTaskRequest { ceiling, subject_token: "eyJ".to_owned(), ..Default::default() };
+        let refused = agent.open_task(request).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{bytes}: {refused}");
+    }
     assert!(world.broker.book().opened.is_empty());
 }
 

@@ -81,6 +81,13 @@ fn classify(error: &OperationError) -> Class {
         OperationError::LeaseNotYours(_) => {
             plain(Code::PermissionDenied, "LEASE_NOT_YOURS", "name a live lease of your own in this task")
         }
+        OperationError::TooOften { wait, .. } => (
+            Code::ResourceExhausted,
+            "RATE_LIMITED",
+            "wait as long as is said; keep a credential until its refresh_at instead of asking for another"
+                .to_owned(),
+            Some(*wait),
+        ),
         OperationError::TooMany { .. } => (
             Code::ResourceExhausted,
             "TOO_MANY_LEASES",

@@ -1,5 +1,7 @@
 //! Why an operation failed, by what the caller does next.
 
+use std::time::Duration;
+
 use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::{Denial, DenyReason};
 use dayfly_domain::id::{LeaseId, TaskId};
@@ -38,6 +40,18 @@ pub enum OperationError {
         what: String,
         /// Its value.
         limit: u32,
+    },
+    /// Asked too often.
+    #[error("{kind} {name} asks more than {per_minute} times a minute")]
+    TooOften {
+        /// `identity`, `scope` or `session`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The limit.
+        per_minute: u32,
+        /// How long until the next request is taken.
+        wait: Duration,
     },
     /// The target said no, is away, or gave something else than the scope says. Nothing usable exists.
     #[error(transparent)]

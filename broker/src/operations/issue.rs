@@ -18,10 +18,11 @@ use dayfly_domain::task::{AnchorKind, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::Value;
 
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, holders};
 use crate::fault_point;
 use crate::providers::{Credential, IssueError, Issued, Order, Provider};
-use crate::store::{LeaseLimits, NewLease};
+use crate::store::{LeaseLimits, NewLease, StoreError};
 
 /// What was asked, checked for form.
 #[derive(Debug)]
@@ -59,21 +60,28 @@ pub async fn issue(
     request: Request,
     asked: IssueCredential,
 ) -> Result<Answer, OperationError> {
+    broker.pace(&request, &[Against::Caller, Against::Scope(&asked.wish.ask.scope)])?;
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     let undelivered = move |answer: Answer| async move { revoke_undelivered(&owner, answer.lease).await };
-    broker.run_to_end(async move { run(&worker, &request, asked).await }, undelivered).await
+    let operation = async move {
+        let lineage = worker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
+        let session = lineage.first().expect("a lineage holds the task itself").session;
+        worker.pace(&request, &[Against::Session(session)])?;
+        run(&worker, &request, &lineage, asked).await
+    };
+    broker.run_to_end(operation, undelivered).await
 }
 
 /// The story. [`issue`] runs it to its end; renewal runs it as a part of its own.
 pub(super) async fn run(
     broker: &Arc<Broker>,
     request: &Request,
+    lineage: &[Task],
     asked: IssueCredential,
 ) -> Result<Answer, OperationError> {
-    let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
     let wish = &asked.wish;
-    let grant = decide(broker, request, "issue", &lineage, wish).await?;
+    let grant = decide(broker, request, "issue", lineage, wish).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
     let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
     if !provider.gives_credentials() {
@@ -245,7 +253,11 @@ async fn open_lease(
     };
     let new = NewLease { lease, decision, node, limits, request: request.id };
     match broker.store.open_lease(new, request.at).await {
-        Err(crate::store::StoreError::TaskNotOpen) => Err(OperationError::task_not_open(task)),
+        Err(StoreError::TaskNotOpen) => Err(OperationError::task_not_open(task)),
+        Err(StoreError::TooManyLeases { what, limit }) => {
+            broker.held_back("live_leases", &what, request);
+            Err(OperationError::TooMany { what, limit })
+        }
         other => Ok(other?),
     }
 }

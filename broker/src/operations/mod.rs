@@ -12,6 +12,7 @@ pub mod issue;
 pub mod node;
 pub mod notice;
 pub mod open_task;
+pub mod pace;
 pub mod renew;
 pub mod revoke;
 pub mod stream_anchor;
@@ -43,10 +44,12 @@ use self::notice::Notices;
 use self::stream_anchor::StreamAnchors;
 use crate::clock::Clock;
 use crate::denials::Denials;
+use crate::limited::Limited;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::providers::{Catalogue, NO_PROVIDERS};
 use crate::public::Ledger;
+use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::Wake;
 use crate::store::{LeaseRow, Store, StoreError};
@@ -81,6 +84,10 @@ pub struct Broker {
     pub stream_anchors: StreamAnchors,
     /// Counts equal denials, so that a loop cannot fill the audit.
     pub denials: Denials,
+    /// How often each identity, scope and session may ask.
+    pub rate: Rate,
+    /// Counts what was refused because it was too much.
+    pub limited: Limited,
     /// Figures for the operator.
     pub metrics: Metrics,
     /// Operations that run to their end though the client hung up.

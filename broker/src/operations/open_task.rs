@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dayfly_domain::caller::Via;
-use dayfly_domain::decision;
+use dayfly_domain::decision::{self, Denial, DenyReason};
 use dayfly_domain::id::{SessionId, TaskId};
 use dayfly_domain::rules::Rules;
 use dayfly_domain::scope::Ceiling;
@@ -15,6 +15,7 @@ use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 
 /// What was asked, checked for form.
@@ -55,6 +56,7 @@ pub async fn open_task(
     request: Request,
     wish: OpenTask,
 ) -> Result<Opened, OperationError> {
+    broker.pace(&request, &[Against::Caller])?;
     let task_of = Arc::clone(broker);
     let owner = Arc::clone(broker);
     let undelivered = move |opened: Opened| async move {
@@ -68,9 +70,13 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
         Some(parent) => broker.lineage(parent, None, &request.caller).await?,
         None => Vec::new(),
     };
+    if let Some(root) = above.first() {
+        broker.pace(request, &[Against::Session(root.session)])?;
+    }
     let rules = broker.rules.load();
     let anchor = check_anchor(&rules, request, wish.anchor)?;
-    if let Err(denial) = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at) {
+    let checked = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at);
+    if let Err(denial) = checked.and_then(|()| check_depth(broker, &above)) {
         let asked =
             Asked { what: "open_task", task: None, ask: wish.ceiling.lines().first(), ttl: None, act: None };
         broker.record_denial(request, &asked, &denial).await;
@@ -128,6 +134,19 @@ pub(super) fn longest(broker: &Broker, via: &Via) -> Ttl {
     match via {
         Via::Direct { .. } => broker.limits.direct_task,
         Via::Agent { .. } => broker.limits.longest_task,
+    }
+}
+
+/// A tree of tasks grows no deeper than `limits.task_depth`. `above` is the tree that the new one would stand in.
+pub(super) fn check_depth(broker: &Broker, above: &[Task]) -> Result<(), Denial> {
+    let most = broker.limits.task_depth;
+    match u32::try_from(above.len()).is_ok_and(|depth| depth < most) {
+        true => Ok(()),
+        false => {
+            let what =
+                format!("a task would stand below {} others and {most} in a line are the most", above.len());
+            Err(DenyReason::TaskTreeTooDeep.denial(what))
+        }
     }
 }
 

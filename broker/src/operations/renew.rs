@@ -10,6 +10,7 @@ use dayfly_domain::scope::ScopeAsk;
 use dayfly_domain::secret::Secret;
 
 use super::issue::{self, Answer, IssueCredential};
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request};
 use crate::fault_point;
 use crate::providers::{IssueError, Provider, Renewal};
@@ -31,6 +32,7 @@ pub async fn renew(
     request: Request,
     asked: RenewLease,
 ) -> Result<Answer, OperationError> {
+    broker.pace(&request, &[Against::Caller])?;
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     // Only a new secret can be lost on the way; a longer life of what the caller holds is not.
@@ -45,6 +47,7 @@ pub async fn renew(
 async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Result<Answer, OperationError> {
     let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
     let lease = own_lease(broker, request, &asked).await?;
+    broker.pace(request, &[Against::Scope(&lease.scope), Against::Session(lease.session)])?;
     let wish = Wish {
         ask: ScopeAsk { scope: lease.scope.clone(), parameters: lease.parameters.clone() },
         ttl: None,
@@ -75,7 +78,7 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
         }
         Renewal::InPlace | Renewal::Reissue => {
             let anew = IssueCredential { task: asked.task, key: asked.key, wish, renews: Some(lease.id) };
-            let answer = issue::run(broker, request, anew).await?;
+            let answer = issue::run(broker, request, &lineage, anew).await?;
             take_back(broker, request, lease.id).await?;
             Ok(answer)
         }

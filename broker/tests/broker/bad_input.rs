@@ -123,11 +123,26 @@ async fn what_is_asked_must_be_granted_declared_and_well_formed() {
     assert_eq!(ask(unknown.clone()).await, "TASK_NOT_OPEN");
     unknown.task_id = "not an id".to_owned();
     assert_eq!(ask(unknown).await, "ID_INVALID");
-    let huge = issue(scope("index-read", &[("index", &"a".repeat(400 * 1024))]), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_of_a_mebibyte_is_refused_before_it_is_parsed() {
+    let mut world = World::new().await;
+    let client = world.connect(NODE).await;
     // A client that knows no limit of its own.
     let mut raw = v1::credential_service_client::CredentialServiceClient::new(client.channel());
-    let too_big = raw.issue_credential(huge).await.expect_err("over 256 KiB");
-    assert!(matches!(too_big.code(), tonic::Code::OutOfRange | tonic::Code::ResourceExhausted), "{too_big}");
+    let huge = vec![scope("index-read", &[("index", &"a".repeat(1 << 20))])];
+    // Its token is worth nothing: were the message read, that would be said.
+    let open = v1::OpenTaskRequest { ceiling: huge.clone(), ..open_with("no token".to_owned()) };
+    let too_big = raw.open_task(open).await.expect_err("over 256 KiB");
+    assert_eq!(too_big.code(), tonic::Code::OutOfRange, "{too_big}");
+    let issue = v1::IssueCredentialRequest { scope: huge.into_iter().next(), ..Default::default() };
+    let too_big = raw.issue_credential(issue).await.expect_err("over 256 KiB");
+    assert_eq!(too_big.code(), tonic::Code::OutOfRange, "{too_big}");
+    // One that fits is read, and refused for what it is.
+    let long = vec![scope("index-read", &[("index", &"a".repeat(100 << 10))])];
+    let open = v1::OpenTaskRequest { ceiling: long, ..open_with(world.subject_token(TRAINER, NODE)) };
+    assert_eq!(reason(raw.open_task(open).await), "PARAMETER_INVALID");
 }
 
 #[tokio::test(flavor = "multi_thread")]

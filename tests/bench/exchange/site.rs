@@ -176,7 +176,7 @@ async fn apply(admin: &BrokerClient, yaml: &str) -> Result<v1::ApplyResponse, Ca
     Ok(admin.admin().apply(request).await?.into_inner())
 }
 
-/// As an operator would write it, but for two limits: here one identity is many callers, and a task may last as long as a case.
+/// As an operator would write it, but for its limits: here one identity is many callers, and a task may last as long as a case.
 fn config(scratch: &Scratch, workload_api: &str, address: &str, introspection: u16) -> String {
     format!(
         r#"
@@ -200,6 +200,11 @@ url = "http://127.0.0.1:9/dayfly"
 listen = "127.0.0.1:{introspection}"
 [limits]
 live_leases_per_identity = 1000000000
+live_leases_per_scope = 1000000000
+live_leases_per_session = 1000000000
+requests_per_minute_per_identity = 1000000000
+requests_per_minute_per_scope = 1000000000
+requests_per_minute_per_session = 1000000000
 direct_task = "8h"
 "#,
         state = scratch.join("state").display(),
