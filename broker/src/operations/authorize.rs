@@ -14,6 +14,7 @@ use dayfly_domain::time::Timestamp;
 use serde_json::Value;
 
 use super::issue::{allow_record, must_narrow};
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request};
 use crate::providers::artifact::ArtifactProvider;
 use crate::receipts::{Allowed, LONGEST_LIFE, ReceiptError, Receipts};
@@ -57,12 +58,16 @@ pub async fn authorize(
     request: Request,
     asked: Authorize,
 ) -> Result<Authorized, OperationError> {
+    broker.pace(&request, &[Against::Caller])?;
     let receipts = broker.receipts.get().ok_or(OperationError::Bug("nobody signs receipts"))?;
     let audience = asked.audience.as_deref().map(|guard| receipts.audience(guard)).transpose();
     let audience = audience.map_err(no_such_guard)?;
     let lineage = broker.lineage(asked.task, asked.key.as_ref(), &request.caller).await?;
+    let task = lineage.last().expect("a lineage holds the task itself");
+    broker.pace(&request, &[Against::Session(task.session)])?;
     let (wish, grant, until) = decide(broker, &request, &lineage, &asked.act).await?;
-    let task = lineage.last().expect("decide refuses an empty lineage");
+    // Which scope it is for is known only now.
+    broker.pace(&request, &[Against::Scope(&grant.scope.name)])?;
     let asks = Asked::wish("authorize", Some(task.id), &wish);
     must_narrow(broker, &request, &asks, &ArtifactProvider, &Value::Null, &grant.narrowing).await?;
     record(broker, &request, task, &wish, &grant, until, audience.as_ref()).await?;
