@@ -13,6 +13,7 @@ use dayfly_domain::time::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::open_task::{check_anchor, longest, new_key, providers};
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 use crate::store::{StoreError, TaskClaim};
 
@@ -50,6 +51,7 @@ pub async fn claim_task(
     request: Request,
     wish: ClaimTask,
 ) -> Result<Claimed, OperationError> {
+    broker.pace(&request, &[Against::Caller])?;
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     let undelivered = move |claimed: Claimed| async move {

@@ -12,7 +12,8 @@ use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 
-use super::open_task::deadline;
+use super::open_task::{check_depth, deadline};
+use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 
 /// What was asked, checked for form.
@@ -55,6 +56,7 @@ pub async fn delegate_task(
     request: Request,
     wish: DelegateTask,
 ) -> Result<Offered, OperationError> {
+    broker.pace(&request, &[Against::Caller])?;
     let worker = Arc::clone(broker);
     let owner = Arc::clone(broker);
     // Nobody can tell the workload of a task whose id nobody heard.
@@ -66,9 +68,13 @@ pub async fn delegate_task(
 
 async fn offer(broker: &Broker, request: &Request, wish: DelegateTask) -> Result<Offered, OperationError> {
     let above = broker.lineage(wish.task, wish.key.as_ref(), &request.caller).await?;
+    if let Some(root) = above.first() {
+        broker.pace(request, &[Against::Session(root.session)])?;
+    }
     let rules = broker.rules.load();
     let checked =
         decision::check_delegate(&rules, &request.caller, &above, &wish.to, &wish.ceiling, request.at);
+    let checked = checked.and_then(|()| check_depth(broker, &above));
     let tell = |record: Record| record.with("chain", holders(&above)).with("delegate_to", &wish.to);
     if let Err(denial) = checked {
         let ask = wish.ceiling.lines().first();
