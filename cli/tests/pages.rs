@@ -46,6 +46,7 @@ macro_rules! pages {
 
 pages! {
     an_example_is_true: "../cli/tests/pages/example.md",
+    what_is_loaded_is_asked_before: "authorize.md",
 }
 
 fn docs() -> PathBuf {

@@ -7,10 +7,12 @@
 //! issue NAME in TASK: SCOPE(k=v, …)                 a credential for the task's holder; NAME becomes the lease's id
 //! refused NAME in TASK: SCOPE(k=v, …)               the same, and it must be refused; NAME becomes the request's id
 //! refused NAME CODE in TASK: …                      … with this reason
+//! check NAME in TASK: ACTION ARTIFACT[@DIGEST]      asks about an artifact; NAME becomes the decision's id
+//! denied NAME [CODE] in TASK: ACTION ARTIFACT       the same, and it must be refused; NAME becomes the request's id
 //! end TASK                                          the task ends, and every lease under it
 //! ```
 //!
-//! `issue` and `refused` take `by ID` behind `in TASK`: another identity that stands in the task. `NODE` is the last
+//! `issue`, `refused`, `check` and `denied` take `by ID` behind `in TASK`: another identity that stands in the task. `NODE` is the last
 //! segment of `spiffe://example.org/node/NODE`, which the page's documents must admit.
 
 use std::collections::{BTreeMap, HashMap};
@@ -46,6 +48,8 @@ struct Line<'a> {
     on: Option<&'a str>,
     within: Option<&'a str>,
     scopes: Vec<v1::ScopeRequest>,
+    /// What stands behind the colon.
+    said: &'a str,
 }
 
 impl Workloads {
@@ -57,6 +61,8 @@ impl Workloads {
                 "task" => self.open(world, &line).await,
                 "issue" => self.issue(world, &line).await,
                 "refused" => self.refused(world, &line).await,
+                "check" => self.check(world, &line).await,
+                "denied" => self.denied(world, &line).await,
                 "end" => self.end(world, &line).await,
                 other => panic!("block of line {number}: no workload can {other:?}"),
             };
@@ -128,7 +134,13 @@ impl Workloads {
     }
 
     async fn refused(&mut self, world: &mut World, line: &Line<'_>) -> Result<(), Status> {
-        let refusal = CallError::from(self.ask(world, line).await.expect_err("the page says it is refused"));
+        let refusal = self.ask(world, line).await.expect_err("the page says it is refused");
+        self.name_refusal(line, refusal);
+        Ok(())
+    }
+
+    fn name_refusal(&mut self, line: &Line<'_>, refusal: Status) {
+        let refusal = CallError::from(refusal);
         let (name, reason) = match line.words[..] {
             [name] => (name, None),
             [name, reason] => (name, Some(reason)),
@@ -136,6 +148,40 @@ impl Workloads {
         };
         assert!(reason.is_none() || refusal.reason.as_deref() == reason, "{refusal:?}");
         self.names.insert(name.to_owned(), refusal.request_id.expect("a refusal names its request"));
+    }
+
+    async fn authorize(
+        &mut self,
+        world: &mut World,
+        line: &Line<'_>,
+    ) -> Result<v1::AuthorizeResponse, Status> {
+        let task = self.task(line.within.expect("`in` says under which task"));
+        let asker = line.by.unwrap_or(&task.holder);
+        let client = self.client(world, task.node.as_deref().unwrap_or(asker)).await;
+        let (action, artifact) = line.said.split_once(' ').expect("an action and an artifact");
+        let (name, digest) = artifact.split_once('@').unwrap_or((artifact, ""));
+        let token = task.node.as_ref().map(|node| world.subject_token(asker, node));
+        let request = v1::AuthorizeRequest {
+            subject_token: token.unwrap_or_default(),
+            task_id: task.id,
+            task_key: task.key,
+            action: action.to_owned(),
+            artifact: Some(v1::Artifact { name: name.to_owned(), digest: digest.to_owned() }),
+            ..Default::default()
+        };
+        client.credentials().authorize(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn check(&mut self, world: &mut World, line: &Line<'_>) -> Result<(), Status> {
+        let [name] = line.words[..] else { panic!("a decision has one name") };
+        let answer = self.authorize(world, line).await?;
+        self.names.insert(name.to_owned(), answer.decision_id);
+        Ok(())
+    }
+
+    async fn denied(&mut self, world: &mut World, line: &Line<'_>) -> Result<(), Status> {
+        let refusal = self.authorize(world, line).await.expect_err("the page says it is denied");
+        self.name_refusal(line, refusal);
         Ok(())
     }
 
@@ -158,8 +204,15 @@ impl<'a> Line<'a> {
         let (head, scopes) = text.split_once(": ").unwrap_or((text, ""));
         let mut words = head.split_whitespace();
         let verb = words.next().unwrap_or_default();
-        let mut line =
-            Line { verb, words: Vec::new(), by: None, on: None, within: None, scopes: read_scopes(scopes) };
+        let mut line = Line {
+            verb,
+            words: Vec::new(),
+            by: None,
+            on: None,
+            within: None,
+            scopes: read_scopes(scopes),
+            said: scopes.trim(),
+        };
         while let Some(word) = words.next() {
             let mut value =
                 || Some(words.next().unwrap_or_else(|| panic!("nothing behind {word:?} in {text:?}")));
