@@ -2,12 +2,11 @@
 
 mod applied;
 
-use std::io::{BufRead, IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use dayfly_client::v1;
-use dayfly_domain::document::MAX_INPUT;
 
 use self::applied::Applied;
 use crate::ceiling::key_value;
@@ -15,11 +14,13 @@ use crate::connect::{Admin, ConnectArgs, answer};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::sources;
 
 const EXAMPLES: &str = "\
 Examples:
   dayfly apply -f scopes.yaml --dry-run
   dayfly apply -f scopes.yaml --expected-revision 41
+  dayfly apply -f documents/ --dry-run
   cat *.yaml | dayfly apply -f - --prune --selector team=ml --live revoke --yes
 
 Everything is checked first; with one fault nothing is applied. On a terminal you are shown the change and asked. \
@@ -27,12 +28,13 @@ Elsewhere nobody is asked, but what removes documents or revokes leases needs --
 
 Exit codes: 0 changed or unchanged, 1 faults or a refusal.";
 
-/// Apply documents (kind: Stage, Scope, Binding, Node)
+/// Apply documents (kind: Stage, Scope, Binding, Policy, Node)
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ApplyArgs {
-    /// YAML documents separated by ---; - reads standard input
-    #[arg(short, long, value_name = "FILE")]
+    /// YAML documents separated by ---; - reads standard input; of a folder every *.yaml, and each folder of *.rego as a
+    /// policy of its name
+    #[arg(short, long, value_name = "FILE|FOLDER")]
     file: PathBuf,
     /// Only say what would change
     #[arg(long)]
@@ -118,7 +120,7 @@ impl ApplyArgs {
             Live::Revoke => v1::LivePolicy::Revoke,
         };
         Ok(v1::ApplyRequest {
-            yaml: read(&self.file)?,
+            yaml: sources::read(&self.file)?,
             expected_revision: self.expected_revision.unwrap_or_default(),
             dry_run: self.dry_run,
             prune: self.prune,
@@ -126,23 +128,6 @@ impl ApplyArgs {
             live: live.into(),
         })
     }
-}
-
-fn read(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let most = u64::try_from(MAX_INPUT).unwrap_or(u64::MAX);
-    let limited = |reader: &mut dyn Read, text: &mut String| reader.take(most + 1).read_to_string(text);
-    let read = if path == Path::new("-") {
-        limited(&mut std::io::stdin().lock(), &mut text)
-    } else {
-        std::fs::File::open(path).and_then(|mut file| limited(&mut file, &mut text))
-    };
-    read.map_err(|error| Failure::new(format!("cannot read {}", path.display())).because(&error))?;
-    if text.len() > MAX_INPUT {
-        let failure = Failure::new(format!("{} holds more than {MAX_INPUT} bytes", path.display()));
-        return Err(failure.next("apply it in parts"));
-    }
-    Ok(text)
 }
 
 /// Whether a person said a clear yes.

@@ -15,6 +15,7 @@ use crate::documents::DocumentCommand;
 use crate::leases::LeaseCommand;
 use crate::nodes::NodeCommand;
 use crate::output::Format;
+use crate::policy::PolicyCommand;
 use crate::revoke::RevokeArgs;
 use crate::run::RunArgs;
 use crate::tasks::TaskCommand;
@@ -90,7 +91,7 @@ pub enum Command {
 /// The admins' verbs.
 #[derive(Subcommand, Debug)]
 pub enum AdminCommand {
-    /// Apply documents: stages, scopes, bindings, nodes
+    /// Apply documents: stages, scopes, bindings, policies, nodes
     Apply(ApplyArgs),
     /// See scopes: permissions on targets
     #[command(subcommand)]
@@ -98,6 +99,9 @@ pub enum AdminCommand {
     /// See bindings: who may use or delegate a scope
     #[command(subcommand)]
     Binding(DocumentCommand),
+    /// See and test policies: Rego that may deny or narrow
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// See stages: which identities do what kind of work
     #[command(subcommand)]
     Stage(DocumentCommand),

@@ -53,12 +53,16 @@ pub async fn all(admin: &Admin, kind: Kind) -> Result<Listed, Failure> {
     Ok(Listed { revision: answer.revision, documents: documents? })
 }
 
-/// Prints one document.
-pub async fn show(admin: &Admin, kind: Kind, name: String, format: Format) -> Result<(), Failure> {
+/// One document.
+pub async fn one(admin: &Admin, kind: Kind, name: String) -> Result<DocumentView, Failure> {
     let request = v1::GetDocumentRequest { kind: kind.as_str().to_owned(), name };
     let document = answer(admin.client().get_document(request)).await?.document;
-    let document =
-        DocumentView::read(document.ok_or_else(|| Failure::new("the broker's answer holds no document"))?)?;
+    DocumentView::read(document.ok_or_else(|| Failure::new("the broker's answer holds no document"))?)
+}
+
+/// Prints one document.
+pub async fn show(admin: &Admin, kind: Kind, name: String, format: Format) -> Result<(), Failure> {
+    let document = one(admin, kind, name).await?;
     match format {
         Format::Json => output::json(&document)?,
         Format::Yaml => output::raw(document.yaml.as_bytes()).map(drop)?,

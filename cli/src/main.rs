@@ -17,8 +17,10 @@ mod failure;
 mod leases;
 mod nodes;
 mod output;
+mod policy;
 mod revoke;
 mod run;
+mod sources;
 mod tasks;
 mod whoami;
 mod wire;
@@ -84,6 +86,7 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Binding(command) => {
             documents::documents(Kind::Binding, command, connect, format).await?
         }
+        AdminCommand::Policy(command) => return policy::policy(command, connect, format).await,
         AdminCommand::Stage(command) => documents::documents(Kind::Stage, command, connect, format).await?,
         AdminCommand::Node(command) => nodes::node(command, connect, format).await?,
         AdminCommand::Task(command) => tasks::task(command, connect, format).await?,

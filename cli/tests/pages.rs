@@ -47,6 +47,7 @@ macro_rules! pages {
 pages! {
     an_example_is_true: "../cli/tests/pages/example.md",
     what_is_loaded_is_asked_before: "authorize.md",
+    a_policy_is_tested_applied_and_judges: "policy.md",
 }
 
 fn docs() -> PathBuf {

@@ -11,7 +11,7 @@ use crate::syntax::{Found, Module, Rule, RuleKind, by_name};
 /// The roots of the input.
 pub(crate) const ROOTS: [&str; 3] = ["proven", "observed", "claimed"];
 /// Longest chain of rules that rest on each other. The machine calls itself for each.
-const MAX_CHAIN: usize = 24;
+pub(crate) const MAX_CHAIN: usize = 24;
 /// Widest field that a format may ask `sprintf` for, in digits of its width.
 const MAX_WIDTH_DIGITS: usize = 3;
 

@@ -5,9 +5,9 @@
 //! bounded here, where a scan is enough. The scan may take two statements for one, never one for two.
 
 /// Most brackets around one place.
-const MAX_BRACKETS: usize = 8;
+pub(crate) const MAX_BRACKETS: usize = 8;
 /// Most operators, references and calls of one expression within one pair of brackets.
-const MAX_CHAIN: usize = 48;
+pub(crate) const MAX_CHAIN: usize = 48;
 /// Words that an expression goes on with, before or after them.
 const JOINING: [&str; 9] = ["in", "not", "with", "as", "else", "if", "some", "every", "contains"];
 

@@ -116,25 +116,26 @@ impl Module {
 
     fn read_rule(&self, rule: &Value) -> Option<Rule> {
         let (kind, body) = node(rule)?;
-        let mut found = Vec::new();
+        let mut finder = Finder { text: &self.text, found: Vec::new() };
         let (name, kind) = match kind {
             "Default" => {
-                collect(&body["value"], &mut found);
+                finder.collect(&body["value"]);
                 (&body["refr"], RuleKind::Default)
             }
             _ => {
                 let (kind, head) = node(&body["head"])?;
                 let parts = [&head["key"], &head["args"], &head["assign"], &body["bodies"]];
-                parts.into_iter().for_each(|part| collect(part, &mut found));
+                parts.into_iter().for_each(|part| finder.collect(part));
                 (&head["refr"], if kind == "Func" { RuleKind::Function } else { RuleKind::Rule })
             }
         };
-        collect_indices(name, &mut found);
+        finder.collect_indices(name);
+        let mut found = finder.found;
         for item in &mut found {
             self.resolve(item);
         }
         let name = path_of(name).first()?.clone()?;
-        Some(Rule { name, place: place(&body["span"]), kind, found })
+        Some(Rule { name, place: place(&body["span"], &self.text), kind, found })
     }
 
     /// Writes out what an import abbreviates.
@@ -228,39 +229,50 @@ fn read_import(import: &Value, text: &str) -> Option<Import> {
             text.get(at("start")?..at("end")?)?.to_owned()
         }
     };
-    Some(Import { path, alias, place: place(&import["span"]) })
+    Some(Import { path, alias, place: place(&import["span"], text) })
 }
 
-fn collect(value: &Value, found: &mut Vec<Found>) {
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-        Value::Object(map) => match node(value) {
-            Some(("Var" | "RefDot" | "RefBrack", body)) => {
-                found.push(Found::Reference { path: path_of(value), place: place(&body["span"]) });
-                collect_indices(value, found);
-            }
-            Some(("Call", body)) => {
-                let name = static_path(&body["fcn"]).map_or_else(|| "?".to_owned(), |path| path.join("."));
-                let arguments = list(&body["params"]).iter().map(literal).collect();
-                found.push(Found::Call { name, arguments, place: place(&body["span"]) });
-                collect(&body["params"], found);
-            }
-            _ => map.values().for_each(|inner| collect(inner, found)),
-        },
-        _ => {}
-    }
+/// Gathers what an expression reads and calls.
+struct Finder<'a> {
+    text: &'a str,
+    found: Vec<Found>,
 }
 
-/// What stands in the brackets of a reference, and what the reference starts from if that is no name.
-fn collect_indices(reference: &Value, found: &mut Vec<Found>) {
-    match node(reference) {
-        Some(("RefDot", body)) => collect_indices(&body["refr"], found),
-        Some(("RefBrack", body)) => {
-            collect_indices(&body["refr"], found);
-            collect(&body["index"], found);
+impl Finder<'_> {
+    fn collect(&mut self, value: &Value) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| self.collect(item)),
+            Value::Object(map) => match node(value) {
+                Some(("Var" | "RefDot" | "RefBrack", body)) => {
+                    let place = place(&body["span"], self.text);
+                    self.found.push(Found::Reference { path: path_of(value), place });
+                    self.collect_indices(value);
+                }
+                Some(("Call", body)) => {
+                    let name =
+                        static_path(&body["fcn"]).map_or_else(|| "?".to_owned(), |path| path.join("."));
+                    let arguments = list(&body["params"]).iter().map(literal).collect();
+                    let span = node(&body["fcn"]).map_or(&Value::Null, |(_, function)| &function["span"]);
+                    self.found.push(Found::Call { name, arguments, place: place(span, self.text) });
+                    self.collect(&body["params"]);
+                }
+                _ => map.values().for_each(|inner| self.collect(inner)),
+            },
+            _ => {}
         }
-        Some(("Var", _)) => {}
-        _ => collect(reference, found),
+    }
+
+    /// What stands in the brackets of a reference, and what the reference starts from if that is no name.
+    fn collect_indices(&mut self, reference: &Value) {
+        match node(reference) {
+            Some(("RefDot", body)) => self.collect_indices(&body["refr"]),
+            Some(("RefBrack", body)) => {
+                self.collect_indices(&body["refr"]);
+                self.collect(&body["index"]);
+            }
+            Some(("Var", _)) => {}
+            _ => self.collect(reference),
+        }
     }
 }
 
@@ -314,7 +326,12 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn place(span: &Value) -> (u32, u32) {
-    let at = |key: &str| span[key].as_u64().and_then(|at| u32::try_from(at).ok()).unwrap_or(0);
-    (at("line"), at("col"))
+/// Where a span begins. The engine's own line and column are those of a reference's last part.
+fn place(span: &Value, text: &str) -> (u32, u32) {
+    let start = span["start"].as_u64().and_then(|start| usize::try_from(start).ok());
+    let before = start.and_then(|start| text.get(..start)).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().map_or(0, |begun| begun.chars().count());
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1);
+    (count(line), count(column))
 }

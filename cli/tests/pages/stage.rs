@@ -17,7 +17,11 @@ pub async fn run(page: &Path) {
     for part in parts(&text) {
         match part {
             Part::Apply { line, yaml } => stage.apply(line, yaml).await,
-            Part::File { name, text } => std::fs::write(stage.folder.join(name), text).unwrap(),
+            Part::File { name, text } => {
+                let path = stage.folder.join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
             Part::Workloads { line, lines } => stage.workloads.act(&mut stage.world, line, &lines).await,
             Part::Command(command) => {
                 let (code, lines) = stage.type_in(&command).await;
