@@ -87,3 +87,34 @@ fn no_credential() -> IssueError {
     let what = "the scope has no credential; ask Authorize".to_owned();
     IssueError::Refuse { provider: NAME, what, source: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::providers::token::testkit::scope;
+
+    #[test]
+    fn a_minute_is_promised_and_less_where_the_scope_says_so() {
+        let mut loads = scope(json!({"actions": ["load-model"], "name": "models/{dataset}"}));
+        assert_eq!(ArtifactProvider.check_scope(&loads), []);
+        let promised = |scope: &Scope| {
+            let promise = ArtifactProvider.promise(scope);
+            (promise.revocability, promise.worst_case_after_end)
+        };
+        assert_eq!(promised(&loads), (Revocability::ExpiryOnly, Ttl::minutes(1)));
+        loads.ttl.max = Ttl::seconds(10);
+        assert_eq!(promised(&loads), (Revocability::ExpiryOnly, Ttl::seconds(10)));
+    }
+
+    #[test]
+    fn a_narrowing_that_nothing_could_carry_is_refused() {
+        let narrow = |narrowing: &Narrowing| ArtifactProvider.can_narrow(&Value::Null, narrowing);
+        let shorter = Narrowing { max_ttl: Some(Ttl::seconds(5)), ..Narrowing::default() };
+        assert_eq!(narrow(&shorter), Ok(()), "time is cut in the decision");
+        let denies = Narrowing { deny_statements: vec![json!({})], ..Narrowing::default() };
+        let tags = Narrowing { tags: [("team".to_owned(), "a".to_owned())].into(), ..Narrowing::default() };
+        assert!(narrow(&denies).is_err() && narrow(&tags).is_err());
+    }
+}
