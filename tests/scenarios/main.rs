@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a scenario fails")]
 
 mod aws;
+mod delegation;
 mod demo;
 mod deploy;
 mod dev;

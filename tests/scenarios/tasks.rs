@@ -168,7 +168,7 @@ async fn an_identity_that_is_not_one_opens_nothing() {
 }
 
 /// Asks as a service with its own X.509-SVID, in a process of its own.
-async fn introspect(world: &World, uid: Uid, token: &str) -> String {
+pub async fn introspect(world: &World, uid: Uid, token: &str) -> String {
     let folder = world.scratch.folder_of(&format!("svid-{}", rand::random::<u32>()), uid.0).unwrap();
     let agent = harness::parts::peer("SPIRE", "spire-agent").unwrap();
     let fetch =
