@@ -234,6 +234,49 @@ async fn an_open_token_role_is_refused_when_the_scope_is_applied() {
 }
 
 #[tokio::test]
+async fn a_policy_that_hands_out_what_outlives_the_token_is_refused_unless_it_is_declared() {
+    let world = World::new().await;
+    let vault = world.provider().await;
+    world.vault.api("POST", "sys/mounts/pg", json!({"type": "database"})).await.unwrap();
+    let declared = Scope { leaves_behind: vec!["tokens".to_owned()], ..world.scope() };
+    for (policy, word) in [
+        (r#"path "auth/token/create" { capabilities = ["update"] }"#, "leaves_behind: [tokens]"),
+        (r#"path "auth/+/login" { capabilities = ["create"] }"#, "auth/*/login"),
+        (r#"path "sys/wrapping/*" { capabilities = ["update"] }"#, "wrapped_secrets"),
+        (r#"path "pg/*" { capabilities = ["read"] }"#, "pg/static-creds/*"),
+        (r#"{"path": {"identity/oidc/token/x": {"capabilities": ["read"]}}}"#, "identity_tokens"),
+        ("path \"a\" { capabilities = <<EOF\n[]\nEOF\n}", "not understood"),
+    ] {
+        // Vault itself may refuse what it cannot read; then no scope can name it.
+        if world.vault.write_policy("kb-read", policy).await.is_err() {
+            assert_eq!(word, "not understood", "{policy}");
+            continue;
+        }
+        let faults = vault.probe_scope(&world.scope()).await;
+        let told = faults.iter().any(|fault| fault.path == "policies" && fault.problem.contains(word));
+        assert!(told, "{policy}: {faults:?}");
+        assert_eq!(vault.probe_scope(&declared).await, [], "{policy}");
+    }
+    let plain =
+        r#"path "pg/creds/app" { capabilities = ["read"] } path "auth/*" { capabilities = ["deny"] }"#;
+    world.vault.write_policy("kb-read", plain).await.unwrap();
+    assert_eq!(vault.probe_scope(&world.scope()).await, []);
+}
+
+#[tokio::test]
+async fn a_policy_that_the_broker_may_not_read_is_a_fault_that_names_the_right() {
+    let world = World::new().await;
+    let vault = world.provider().await;
+    let other = with_target(&world.scope(), "policies", json!(["kb-write"]));
+    let faults = vault.probe_scope(&other).await;
+    let right = "path \"sys/policies/acl/kb-write\" { capabilities = [\"read\"] }";
+    assert!(faults.iter().any(|fault| fault.problem.contains(right)), "{faults:?}");
+    world.vault.api("DELETE", "sys/policies/acl/kb-read", Value::Null).await.unwrap();
+    let faults = vault.probe_scope(&world.scope()).await;
+    assert!(faults.iter().any(|fault| fault.problem.contains("there is no policy")), "{faults:?}");
+}
+
+#[tokio::test]
 async fn a_role_that_is_opened_later_gives_no_more() {
     let world = World::new().await;
     let vault = world.provider().await;

@@ -9,6 +9,14 @@ path "auth/token/roles/dayfly-kb-read" {
   capabilities = ["read"]
 }
 
+# What the scopes' policies open, and which engine is mounted where: read when a scope is applied. One path for each policy.
+path "sys/policies/acl/kb-read" {
+  capabilities = ["read"]
+}
+path "sys/mounts" {
+  capabilities = ["read"]
+}
+
 path "auth/token/renew-accessor" {
   capabilities = ["update"]
 }

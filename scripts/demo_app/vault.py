@@ -45,6 +45,8 @@ class Vault:
         policies = {
             "dayfly-dev-mint": f'path "auth/token/create/{self.ROLE}" {{ capabilities = ["update"] }}\n'
             f'path "auth/token/roles/{self.ROLE}" {{ capabilities = ["read"] }}\n'
+            f'path "sys/policies/acl/{self.ROLE}" {{ capabilities = ["read"] }}\n'
+            'path "sys/mounts" { capabilities = ["read"] }\n'
             'path "auth/token/renew-accessor" { capabilities = ["update"] }',
             "dayfly-dev-revoke": "".join(
                 f'path "{path}" {{ capabilities = ["update"] }}\n'

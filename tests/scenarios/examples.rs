@@ -243,10 +243,14 @@ async fn set_up(vault: &Vault, bundle: &Value) {
     vault.api("POST", "secret/data/kb/hello", json!({"data": {"answer": "42"}})).await.unwrap();
     vault.write_policy(ROLE, r#"path "secret/data/kb/*" { capabilities = ["read"] }"#).await.unwrap();
     let update = |path: &str| format!("path \"{path}\" {{ capabilities = [\"update\"] }}\n");
+    let read = |path: &str| format!("path \"{path}\" {{ capabilities = [\"read\"] }}\n");
     let mint = format!(
-        "{}{}path \"auth/token/roles/{ROLE}\" {{ capabilities = [\"read\"] }}",
+        "{}{}{}{}{}",
         update(&format!("auth/token/create/{ROLE}")),
-        update("auth/token/renew-accessor")
+        update("auth/token/renew-accessor"),
+        read(&format!("auth/token/roles/{ROLE}")),
+        read(&format!("sys/policies/acl/{ROLE}")),
+        read("sys/mounts"),
     );
     let revoke: String = [
         "auth/token/revoke-accessor",

@@ -146,7 +146,7 @@ async fn enable_certificates(world: &World) -> anyhow::Result<()> {
     vault.write_token_role(role, spec).await?;
     let mint = deployed("vault/policy-dayfly-mint.hcl")?;
     let mint = format!(
-        "{mint}\npath \"auth/token/create/{role}\" {{ capabilities = [\"update\"] }}\npath \"auth/token/roles/{role}\" {{ capabilities = [\"read\"] }}\n"
+        "{mint}\npath \"auth/token/create/{role}\" {{ capabilities = [\"update\"] }}\npath \"auth/token/roles/{role}\" {{ capabilities = [\"read\"] }}\npath \"sys/policies/acl/{policy}\" {{ capabilities = [\"read\"] }}\n"
     );
     vault.write_policy("dayfly-mint", &mint).await
 }

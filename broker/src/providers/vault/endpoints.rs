@@ -35,6 +35,34 @@ pub(super) struct RenewSelf {}
 #[endpoint(path = "sys/health", method = "GET")]
 pub(super) struct Health {}
 
+/// The text of a policy.
+/// <https://developer.hashicorp.com/vault/api-docs/system/policies#read-acl-policy>
+#[derive(Endpoint, Serialize)]
+#[endpoint(path = "sys/policies/acl/{self.name}", method = "GET")]
+pub(super) struct ReadPolicy {
+    #[endpoint(skip)]
+    pub(super) name: String,
+}
+
+/// Which engine is mounted where.
+/// <https://developer.hashicorp.com/vault/api-docs/system/mounts#list-mounted-secrets-engines>
+#[derive(Endpoint, Serialize)]
+#[endpoint(path = "sys/mounts", method = "GET")]
+pub(super) struct ListMounts {}
+
+/// `sys/policies/acl/<name>`, as far as it is read.
+#[derive(Deserialize)]
+pub(super) struct PolicyText {
+    pub(super) policy: String,
+}
+
+/// One line of `sys/mounts`, as far as it is read.
+#[derive(Deserialize)]
+pub(super) struct MountedEngine {
+    #[serde(rename = "type")]
+    pub(super) engine: String,
+}
+
 /// What wraps every answer.
 #[derive(Deserialize)]
 #[serde(bound = "T: Deserialize<'de>")]

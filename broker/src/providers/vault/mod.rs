@@ -7,6 +7,8 @@
 mod config;
 mod endpoints;
 mod errors;
+mod escapes;
+mod hcl;
 mod login;
 mod role;
 mod target;
@@ -15,7 +17,7 @@ mod tests;
 mod token;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,8 +37,12 @@ use vaultrs::api::token::requests::{
 };
 
 pub use self::config::{DEFAULT_TIMEOUT, VaultConfig, VaultConfigError};
-use self::endpoints::{Auth, Envelope, LookupLease, Nothing, RevokeLease, TokenRole};
+use self::endpoints::{
+    Auth, Envelope, ListMounts, LookupLease, MountedEngine, Nothing, PolicyText, ReadPolicy, RevokeLease,
+    TokenRole,
+};
 use self::errors::CallError;
+use self::escapes::Mount;
 pub use self::login::JwtSource;
 use self::login::{Logins, REVOKING_LIFE, chain};
 use self::target::Target;
@@ -108,6 +114,67 @@ impl VaultProvider {
             path: "role".to_owned(),
             problem: format!("token role {:?}: {problem}", target.role),
         }]
+    }
+
+    /// Reads the policies that the scope's tokens get, and tells every path in them that hands out what outlives a token.
+    async fn probe_policies(&self, policies: &BTreeSet<String>) -> Vec<TemplateFault> {
+        let fault = |problem: String| TemplateFault { path: "policies".to_owned(), problem };
+        let mounts = match self.ask::<BTreeMap<String, MountedEngine>, _>(|| ListMounts {}).await {
+            Ok(mounts) => mounts.into_iter().map(|(path, found)| Mount { path, engine: found.engine }),
+            Err(error) => return vec![fault(self.unread("sys/mounts", &error))],
+        };
+        let mounts: Vec<Mount> = mounts.collect();
+        let mut faults = Vec::new();
+        for name in policies {
+            let read = || ReadPolicy { name: name.clone() };
+            let text = match self.ask::<PolicyText, _>(read).await {
+                Ok(text) => text.policy,
+                Err(CallError::Said { status: 404, .. }) => {
+                    // Whoever writes it later would give it whatever he likes.
+                    faults.push(fault(format!("there is no policy {name:?}; write it first")));
+                    continue;
+                }
+                Err(error) => {
+                    faults.push(fault(self.unread(&format!("sys/policies/acl/{name}"), &error)));
+                    continue;
+                }
+            };
+            match hcl::read(&text) {
+                Ok(stanzas) => faults.extend(escapes::within(&stanzas, &mounts).into_iter().map(|found| {
+                    fault(format!(
+                        "policy {name:?} opens {:?}, which takes in {:?}: what it hands out outlives the token; remove the \
+                         path, or declare spec.leaves_behind: [{}]",
+                        found.path, found.within, found.noun
+                    ))
+                })),
+                Err(problem) => faults.push(fault(format!(
+                    "policy {name:?} is not understood ({problem}), so nobody knows what it hands out; write it plainly, or \
+                     declare spec.leaves_behind"
+                ))),
+            }
+        }
+        faults
+    }
+
+    /// Asks with the giving login for data that somebody applies a scope on.
+    async fn ask<T: serde::de::DeserializeOwned, E: rustify::Endpoint>(
+        &self,
+        request: impl Fn() -> E,
+    ) -> Result<T, CallError> {
+        let answer = self.logins.call(&self.logins.mint, request, self.deadline()).await?;
+        answer.read::<Envelope<T>>()?.data.ok_or(CallError::Unreadable("it holds no data"))
+    }
+
+    /// Why something that tells of escapes could not be read, and what to add.
+    fn unread(&self, path: &str, error: &CallError) -> String {
+        match error.is_forbidden() {
+            true => format!(
+                "the login {} may not read {path}, so nobody knows what the scope's policies hand out; add `path \"{path}\" \
+                 {{ capabilities = [\"read\"] }}` to its policy, or declare spec.leaves_behind",
+                self.logins.mint.role()
+            ),
+            false => format!("{path} could not be read: {}", chain(error)),
+        }
     }
 
     /// Holds the revoking login to what an identity outage needs.
@@ -220,11 +287,19 @@ impl Provider for VaultProvider {
 
     async fn probe_scope(&self, scope: &Scope) -> Vec<TemplateFault> {
         let mut faults: Vec<TemplateFault> = self.probe_revoking_login().await.into_iter().collect();
+        let mut policies = BTreeSet::new();
         for tree in target::variants(scope).unwrap_or_default() {
             match Target::read(&tree) {
-                Ok(target) => faults.extend(self.probe_role(&target).await),
+                Ok(target) => {
+                    faults.extend(self.probe_role(&target).await);
+                    policies.extend(target.policies);
+                }
                 Err(found) => faults.extend(found),
             }
+        }
+        // Who declares what stays needs nobody to find it.
+        if scope.leaves_behind.is_empty() {
+            faults.extend(self.probe_policies(&policies).await);
         }
         faults
     }
