@@ -11,6 +11,7 @@
 //! | [`decision`] | allow or deny, with the reasons |
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
+//! | [`lint`] | what is legal and still a mistake |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`audit`] | records and their hash chain |
 
@@ -25,6 +26,7 @@ pub mod document;
 pub mod hypothesis;
 pub mod id;
 pub mod lease;
+pub mod lint;
 pub mod node;
 pub mod parameter;
 pub mod pattern;
