@@ -13,6 +13,7 @@ use crate::connect::ConnectArgs;
 use crate::delegate::DelegateArgs;
 use crate::documents::DocumentCommand;
 use crate::leases::LeaseCommand;
+use crate::lint::LintArgs;
 use crate::nodes::NodeCommand;
 use crate::output::Format;
 use crate::policy::PolicyCommand;
@@ -116,6 +117,8 @@ pub enum AdminCommand {
     Lease(LeaseCommand),
     /// Take credentials back
     Revoke(RevokeArgs),
+    /// Name what is legal in documents and still a mistake
+    Lint(LintArgs),
     /// Ask for temporary access to a scope that wants approval
     Request(RequestArgs),
     /// Say yes to a request for approval

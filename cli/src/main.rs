@@ -15,6 +15,7 @@ mod environment;
 mod exit;
 mod failure;
 mod leases;
+mod lint;
 mod nodes;
 mod output;
 mod policy;
@@ -80,6 +81,7 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
 async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Result<Exit, Failure> {
     match command {
         AdminCommand::Apply(args) => return apply::apply(args, connect, format).await,
+        AdminCommand::Lint(args) => return lint::lint(args, connect, format).await,
         AdminCommand::Revoke(args) => return revoke::revoke(args, connect, format).await,
         AdminCommand::Audit(command) => return audit::audit(command, connect, format).await,
         AdminCommand::Scope(command) => documents::documents(Kind::Scope, command, connect, format).await?,
