@@ -37,12 +37,13 @@ use crate::providers::artifact::ArtifactProvider;
 use crate::providers::aws::AwsProvider;
 use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::VaultProvider;
+use crate::public::exchange::{self, TokenEndpoint};
 use crate::public::introspection;
-use crate::public::{Discovery, Introspector, Ledger};
+use crate::public::{Discovery, Endpoints, Introspector, Ledger};
 use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::{self, Wake};
-use crate::signer::{FileSigner, Signer};
+use crate::signer::{FileSigner, Signer, Use};
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::{janitor, listen};
 
@@ -117,6 +118,7 @@ impl App {
         revoker::start(&self.broker, &self.servers, &self.stop);
         self.serve_public(config, &signer).await?;
         self.serve_introspection(config, identity, &signer).await?;
+        self.serve_token_exchange(config, identity, &signer).await?;
         self.serve_metrics(config).await?;
         self.serve_grpc(config, &own, identity).await?;
         tracing::info!(spiffe_id = %own, address = config.listen.grpc, "broker ready");
@@ -235,8 +237,8 @@ impl App {
 
     async fn serve_public(&self, config: &Config, signer: &Arc<dyn Signer>) -> anyhow::Result<()> {
         let Some(address) = config.issuer.listen else { return Ok(()) };
-        let introspect = config.introspection.as_ref().and_then(|introspection| introspection.url.clone());
-        let discovery = Discovery::new(config.issuer.url.clone(), Arc::clone(signer), introspect);
+        let endpoints = Endpoints::of(config.introspection.as_ref(), config.token_exchange.as_ref());
+        let discovery = Discovery::new(config.issuer.url.clone(), Arc::clone(signer), endpoints);
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
         let stop = self.stop.clone();
@@ -254,15 +256,43 @@ impl App {
         let address = introspection.listen;
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
-        let ledger: Arc<dyn Ledger> = Arc::<Broker>::clone(&self.broker);
-        let metrics = self.broker.metrics.introspection.clone();
-        let introspector = Introspector::new(ledger, Arc::clone(signer), config.issuer.url.clone(), metrics);
+        let introspector = self.introspector(config, signer);
         let (identity, accepted, stop) = (identity.clone(), self.accepted()?, self.stop.clone());
         self.servers.spawn(async move {
             let served =
                 introspection::serve(Arc::new(introspector), identity, accepted, listener, stop).await;
             if let Err(error) = served {
                 tracing::error!(error = &error as &dyn std::error::Error, "introspection stopped");
+            }
+        });
+        Ok(())
+    }
+
+    fn introspector(&self, config: &Config, signer: &Arc<dyn Signer>) -> Introspector {
+        let ledger: Arc<dyn Ledger> = Arc::<Broker>::clone(&self.broker);
+        let metrics = self.broker.metrics.introspection.clone();
+        Introspector::new(ledger, Arc::clone(signer), config.issuer.url.clone(), metrics)
+    }
+
+    async fn serve_token_exchange(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        signer: &Arc<dyn Signer>,
+    ) -> anyhow::Result<()> {
+        let Some(configured) = &config.token_exchange else { return Ok(()) };
+        let address = configured.listen;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;
+        let endpoint = TokenEndpoint {
+            broker: Arc::clone(&self.broker),
+            introspector: self.introspector(config, signer),
+            issuer: config.issuer.url.url(Use::Access).to_owned(),
+        };
+        let (identity, accepted, stop) = (identity.clone(), self.accepted()?, self.stop.clone());
+        self.servers.spawn(async move {
+            if let Err(error) = exchange::serve(endpoint, identity, accepted, listener, stop).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "the token exchange stopped");
             }
         });
         Ok(())

@@ -18,7 +18,7 @@ use thiserror::Error;
 /// Longest subject token that is looked at.
 const MAX_TOKEN: usize = 16 * 1024;
 /// How far the clock of the identity service may be ahead of ours.
-const CLOCK_SKEW: Ttl = Ttl::seconds(30);
+pub(crate) const CLOCK_SKEW: Ttl = Ttl::seconds(30);
 
 /// Why the caller could not be proven, or may not speak for whom it says.
 #[derive(Debug, Error)]
@@ -184,13 +184,14 @@ pub fn spiffe_id(id: &dayfly_client::SpiffeId) -> SpiffeId {
     id.to_string().parse().expect("a verified SVID names a workload with a legal SPIFFE ID")
 }
 
-fn at(moment: SystemTime) -> Timestamp {
+/// The library's moment in the domain's type.
+pub(crate) fn at(moment: SystemTime) -> Timestamp {
     let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The `iat` of a token whose signature was just verified. A token without one is taken for stale.
-fn issued_at(token: &str) -> Option<Timestamp> {
+pub(crate) fn issued_at(token: &str) -> Option<Timestamp> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
     claims.get("iat")?.as_i64().map(Timestamp::from_unix_seconds)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dayfly_broker::app::App;
 use dayfly_broker::config::Config;
-use dayfly_broker::public::Discovery;
+use dayfly_broker::public::{Discovery, Endpoints};
 use dayfly_broker::signer::FileSigner;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -85,8 +85,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Issuer { command: IssuerCommand::Export { config, dir } } => {
             let config = Config::load(&config)?;
             let signer = FileSigner::open(&config.keys.dir)?;
-            let introspect = config.introspection.and_then(|introspection| introspection.url);
-            let discovery = Discovery::new(config.issuer.url, std::sync::Arc::new(signer), introspect);
+            let endpoints = Endpoints::of(config.introspection.as_ref(), config.token_exchange.as_ref());
+            let discovery = Discovery::new(config.issuer.url, std::sync::Arc::new(signer), endpoints);
             discovery.export_static(&dir)?;
             tell(&format!("written to {}", dir.display()));
             Ok(())

@@ -26,6 +26,11 @@ struct ByLimit {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAnswer {
+    answer: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOutcome {
     provider: &'static str,
     outcome: &'static str,
@@ -43,6 +48,7 @@ pub struct Metrics {
     tasks_ended: Counter,
     revocations: Family<ByOutcome, Counter>,
     revocation_seconds: Histogram,
+    token_exchanges: Family<ByAnswer, Counter>,
     /// Counters of the introspection listener.
     pub introspection: IntrospectionMetrics,
 }
@@ -71,6 +77,8 @@ impl Default for Metrics {
             "From the end of a task to the target's word that the credential is gone",
             revocation_seconds.clone(),
         );
+        let token_exchanges = Family::default();
+        registry.register("token_exchanges", "Answers of the token endpoint", token_exchanges.clone());
         let introspection = IntrospectionMetrics::default();
         introspection.register(&mut registry);
         Self {
@@ -83,6 +91,7 @@ impl Default for Metrics {
             tasks_ended,
             revocations,
             revocation_seconds,
+            token_exchanges,
             introspection,
         }
     }
@@ -122,6 +131,11 @@ impl Metrics {
     /// A try of a revocation: `verified`, `applied`, `runs_out` or `failed`.
     pub fn revocation(&self, provider: &'static str, outcome: &'static str) {
         self.revocations.get_or_create(&ByOutcome { provider, outcome }).inc();
+    }
+
+    /// The token endpoint answered: `given`, or with an error of OAuth.
+    pub fn token_exchange(&self, answer: &'static str) {
+        self.token_exchanges.get_or_create(&ByAnswer { answer }).inc();
     }
 
     /// How long a verified revocation took from when it was first asked.

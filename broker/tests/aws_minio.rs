@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use dayfly_broker::providers::aws::{AwsConfig, AwsProvider};
 use dayfly_broker::providers::{Credential, IssueError, Issued, Order, Provider, Renewal, Revocation};
-use dayfly_broker::public::{Discovery, Issuers};
+use dayfly_broker::public::{Discovery, Endpoints, Issuers};
 use dayfly_broker::signer::{FileSigner, Signer, Use};
 use dayfly_domain::document;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
@@ -203,7 +203,10 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuers = Issuers::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(Discovery::new(issuers.clone(), signer.clone(), None).serve(listener, stop.clone()));
+        tokio::spawn(
+            Discovery::new(issuers.clone(), signer.clone(), Endpoints::default())
+                .serve(listener, stop.clone()),
+        );
         let discovery = format!("{}/.well-known/openid-configuration", issuers.url(Use::Federation));
         let minio = Minio::start(&discovery, AUDIENCE).await.unwrap();
         let objects = "s3.create_bucket(Bucket='corpora')\n\

@@ -13,6 +13,12 @@ mod bad_input;
 mod delegation;
 #[path = "broker/direct.rs"]
 mod direct;
+#[path = "broker/exchange.rs"]
+mod exchange;
+#[path = "broker/exchange_chain.rs"]
+mod exchange_chain;
+#[path = "broker/exchange_site.rs"]
+mod exchange_site;
 #[path = "broker/guard.rs"]
 mod guard;
 #[path = "broker/limits.rs"]

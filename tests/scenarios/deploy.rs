@@ -272,6 +272,7 @@ async fn write_configurations(scratch: &Scratch, spire: &Spire, address: &str) -
             .replace("0.0.0.0:7443", address)
             .replace("broker.example.org:7443", address)
             .replace("0.0.0.0:8444", &loopback())
+            .replace("0.0.0.0:8445", &loopback())
             .replace("127.0.0.1:8080", &loopback())
             .replace("127.0.0.1:9464", &loopback())
             .replace("127.0.0.1:9465", &loopback())

@@ -126,6 +126,7 @@ impl CredentialService for Api {
             key: wire::key(asked.task_key),
             wish: Wish { ask: wire::ask(asked.scope, id)?, ttl: wire::span(asked.ttl, id)?, act: None },
             renews: None,
+            what: "issue",
         };
         let answer = issue::issue(&self.broker, request, issue).await.map_err(|e| status::of(e, id))?;
         Ok(Response::new(wire::issued(answer)))

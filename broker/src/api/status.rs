@@ -16,6 +16,11 @@ use crate::store::StoreError;
 
 /// The status of a failed operation.
 pub fn of(error: OperationError, request: RequestId) -> Status {
+    refusal(error, request).into()
+}
+
+/// What is told of a failed operation, whatever protocol tells it; the rest goes to the log.
+pub(crate) fn refusal(error: OperationError, request: RequestId) -> Refusal {
     let (code, reason, next, retry_after) = classify(&error);
     let message = match &error {
         // What a library said of our own insides is for the log.
@@ -31,7 +36,7 @@ pub fn of(error: OperationError, request: RequestId) -> Status {
             tracing::info!(request_id = %request, reason, error = dayfly_client::chain(&error), "request refused")
         }
     }
-    Refusal { code, reason, message, next, request_id: request.to_string(), retry_after }.into()
+    Refusal { code, reason, message, next, request_id: request.to_string(), retry_after }
 }
 
 /// A request that makes no sense.

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::limits::Limits;
 use crate::providers::aws::AwsConfig;
 use crate::providers::vault::VaultConfig;
-use crate::public::{IntrospectionConfig, IssuerConfig};
+use crate::public::{ExchangeConfig, IntrospectionConfig, IssuerConfig};
 
 /// Why the broker does not start with this configuration.
 #[derive(Debug, Error)]
@@ -83,6 +83,8 @@ pub struct Config {
     pub issuer: IssuerConfig,
     /// Where services ask about tokens.
     pub introspection: Option<IntrospectionConfig>,
+    /// Where callers without gRPC exchange their identity for an access token.
+    pub token_exchange: Option<ExchangeConfig>,
     /// Vault, if there is one.
     pub vault: Option<VaultConfig>,
     /// AWS, or a service that speaks its STS.

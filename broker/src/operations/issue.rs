@@ -35,6 +35,8 @@ pub struct IssueCredential {
     pub wish: Wish,
     /// The lease this one takes the place of.
     pub renews: Option<LeaseId>,
+    /// What the decision's record says was asked: `issue`, `token_exchange`.
+    pub what: &'static str,
 }
 
 /// A credential with its lease, on the way to the caller.
@@ -81,14 +83,14 @@ pub(super) async fn run(
     asked: IssueCredential,
 ) -> Result<Answer, OperationError> {
     let wish = &asked.wish;
-    let grant = decide(broker, request, "issue", lineage, wish).await?;
+    let grant = decide(broker, request, asked.what, lineage, wish).await?;
     let task = lineage.last().expect("decide refuses an empty lineage");
     let provider = broker.catalogue().get(&grant.scope.provider).ok_or_else(|| no_provider(&grant))?;
     if !provider.gives_credentials() {
         return Err(no_credential(&grant));
     }
     let target = render(&grant)?;
-    let of = Asked::wish("issue", Some(task.id), wish);
+    let of = Asked::wish(asked.what, Some(task.id), wish);
     must_narrow(broker, request, &of, provider.as_ref(), &target, &grant.narrowing).await?;
     let lease = new_lease(broker, request, task, &grant, provider.as_ref(), asked.renews);
     let order = Order {
@@ -106,9 +108,9 @@ pub(super) async fn run(
     let promise = lease.promise.clone();
     fault_point!("issue.before_open");
     let (lease, issued) = if provider.is_local() {
-        issue_locally(broker, request, wish, &grant, lease, provider.as_ref(), &order).await?
+        issue_locally(broker, request, &asked, &grant, lease, provider.as_ref(), &order).await?
     } else {
-        issue_at_target(broker, request, wish, &grant, lease, provider.as_ref(), &order).await?
+        issue_at_target(broker, request, &asked, &grant, lease, provider.as_ref(), &order).await?
     };
     fault_point!("issue.before_answer");
     broker.metrics.issued(provider.name());
@@ -169,7 +171,7 @@ pub(super) async fn must_narrow(
 async fn issue_locally(
     broker: &Broker,
     request: &Request,
-    wish: &Wish,
+    asked: &IssueCredential,
     grant: &Grant,
     mut lease: Lease,
     provider: &dyn Provider,
@@ -178,7 +180,7 @@ async fn issue_locally(
     let issued = provider.issue(order).await.map_err(OperationError::Provider)?;
     lease.state = LeaseState::Active { expires_at: issued.expires_at, handle: issued.handle.clone() };
     let id = lease.id;
-    open_lease(broker, request, wish, grant, lease).await?;
+    open_lease(broker, request, asked, grant, lease).await?;
     fault_point!("issue.after_commit");
     Ok((id, issued))
 }
@@ -187,7 +189,7 @@ async fn issue_locally(
 async fn issue_at_target(
     broker: &Broker,
     request: &Request,
-    wish: &Wish,
+    asked: &IssueCredential,
     grant: &Grant,
     lease: Lease,
     provider: &dyn Provider,
@@ -195,7 +197,7 @@ async fn issue_at_target(
 ) -> Result<(LeaseId, Issued), OperationError> {
     let id = lease.id;
     let task = lease.task;
-    open_lease(broker, request, wish, grant, lease).await?;
+    open_lease(broker, request, asked, grant, lease).await?;
     fault_point!("issue.after_pending");
     let answered = provider.issue(order).await;
     fault_point!("issue.after_target");
@@ -233,7 +235,7 @@ async fn issue_at_target(
 async fn open_lease(
     broker: &Broker,
     request: &Request,
-    wish: &Wish,
+    asked: &IssueCredential,
     grant: &Grant,
     lease: Lease,
 ) -> Result<(), OperationError> {
@@ -241,7 +243,7 @@ async fn open_lease(
     let node = request.caller.via.node().cloned();
     let of_node =
         node.as_ref().and_then(|node| broker.rules.load().node(node).map(|rule| rule.max_live_leases));
-    let decision = allow_record("issue", request, task, wish, grant)
+    let decision = allow_record(asked.what, request, task, &asked.wish, grant)
         .with("lease_id", lease.id)
         .with("session_id", lease.session);
     let of_scope = grant.scope.limits.live_leases.unwrap_or(u32::MAX);

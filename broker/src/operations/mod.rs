@@ -8,6 +8,7 @@ pub mod claim_task;
 pub mod delegate_task;
 pub mod end_task;
 pub mod error;
+pub mod exchange;
 pub mod issue;
 pub mod node;
 pub mod notice;

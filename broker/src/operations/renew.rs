@@ -77,7 +77,13 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
             extend(broker, request, &wish, &lease, &grant, provider.as_ref()).await
         }
         Renewal::InPlace | Renewal::Reissue => {
-            let anew = IssueCredential { task: asked.task, key: asked.key, wish, renews: Some(lease.id) };
+            let anew = IssueCredential {
+                task: asked.task,
+                key: asked.key,
+                wish,
+                renews: Some(lease.id),
+                what: "issue",
+            };
             let answer = issue::run(broker, request, &lineage, anew).await?;
             take_back(broker, request, lease.id).await?;
             Ok(answer)

@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Issuers;
+use super::exchange::{self, ExchangeConfig, TokenUrl};
 use super::serve::{ServeLimits, serve};
+use super::{IntrospectionConfig, Issuers};
 use crate::signer::{Signer, Use};
 
 /// How long relying parties may keep what they read. A new key is published for twice that before it signs.
@@ -33,7 +34,26 @@ const LIMITS: ServeLimits = ServeLimits { connections: 256, connection_life: Dur
 pub struct Discovery {
     issuers: Issuers,
     signer: Arc<dyn Signer>,
-    introspection: Option<String>,
+    endpoints: Endpoints,
+}
+
+/// Where else something is asked about access tokens, or for them.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    /// Where services ask about access tokens.
+    pub introspection: Option<String>,
+    /// Where callers exchange tokens.
+    pub token: Option<TokenUrl>,
+}
+
+impl Endpoints {
+    /// As the configuration says.
+    pub fn of(introspection: Option<&IntrospectionConfig>, exchange: Option<&ExchangeConfig>) -> Self {
+        Self {
+            introspection: introspection.and_then(|config| config.url.clone()),
+            token: exchange.map(|config| config.url.clone()),
+        }
+    }
 }
 
 /// A document could not be written.
@@ -48,9 +68,9 @@ pub struct ExportError {
 }
 
 impl Discovery {
-    /// Documents of these issuers, with the signer's keys. `introspection` is where services ask about access tokens.
-    pub fn new(issuers: Issuers, signer: Arc<dyn Signer>, introspection: Option<String>) -> Self {
-        Self { issuers, signer, introspection }
+    /// Documents of these issuers, with the signer's keys. The endpoints are told with the issuer of access tokens.
+    pub fn new(issuers: Issuers, signer: Arc<dyn Signer>, endpoints: Endpoints) -> Self {
+        Self { issuers, signer, endpoints }
     }
 
     /// The discovery document of one issuer.
@@ -59,7 +79,7 @@ impl Discovery {
         let mut document = json!({
             "issuer": issuer,
             "jwks_uri": self.issuers.jwks_uri(purpose),
-            // Nobody answers at these two. Readers of the document insist that they are named: OpenID Connect Discovery
+            // Nobody answers at these two, unless an exchange takes the place of the second. Readers of the document insist that they are named: OpenID Connect Discovery
             // 1.0 §3 requires them, and MinIO and AWS check.
             "authorization_endpoint": format!("{issuer}/authorize"),
             "token_endpoint": format!("{issuer}/token"),
@@ -69,10 +89,13 @@ impl Discovery {
             "scopes_supported": ["openid"],
             "claims_supported": claims(purpose),
         });
-        if let (Use::Access, Some(url)) = (purpose, &self.introspection) {
+        if let (Use::Access, Some(url)) = (purpose, &self.endpoints.introspection) {
             // RFC 8414 §2.
             document["introspection_endpoint"] = json!(url);
             document["introspection_endpoint_auth_methods_supported"] = json!(["tls_client_auth"]);
+        }
+        if let (Use::Access, Some(url)) = (purpose, &self.endpoints.token) {
+            exchange::metadata(&mut document, url);
         }
         document
     }
@@ -180,8 +203,11 @@ mod tests {
     use crate::providers::token::testkit::World;
 
     fn discovery(world: &World, base: &str) -> Discovery {
-        let url = Some("https://dayfly.internal:8444/introspect".to_owned());
-        Discovery::new(Issuers::new(base).unwrap(), world.signer.clone(), url)
+        let endpoints = Endpoints {
+            introspection: Some("https://dayfly.internal:8444/introspect".to_owned()),
+            token: None,
+        };
+        Discovery::new(Issuers::new(base).unwrap(), world.signer.clone(), endpoints)
     }
 
     async fn ask(router: Router, method: Method, path: &str) -> (StatusCode, String, Value) {
@@ -235,6 +261,28 @@ mod tests {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
             let (status, ..) = ask(router.clone(), method.clone(), "/dayfly/access/jwks.json").await;
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        }
+    }
+
+    #[test]
+    fn the_token_endpoint_is_told_where_there_is_one_and_with_its_own_issuer() {
+        let world = World::new();
+        let url: TokenUrl = "https://dayfly.internal:8445/token".to_owned().try_into().unwrap();
+        let endpoints = Endpoints { introspection: None, token: Some(url) };
+        let issuers = Issuers::new("https://issuer.example").unwrap();
+        let discovery = Discovery::new(issuers, world.signer.clone(), endpoints);
+        let access = discovery.document(Use::Access);
+        assert_eq!(access["token_endpoint"], "https://dayfly.internal:8445/token");
+        assert_eq!(access["token_endpoint_auth_methods_supported"], json!(["spiffe_x509", "spiffe_jwt"]));
+        let grant = "urn:ietf:params:oauth:grant-type:token-exchange";
+        assert_eq!(access["grant_types_supported"], json!([grant]));
+        assert_eq!(access["authorization_details_types_supported"], json!(["dayfly_scope"]));
+        let federation = discovery.document(Use::Federation);
+        assert_eq!(federation["token_endpoint"], "https://issuer.example/federation/token");
+        assert!(federation.get("grant_types_supported").is_none());
+        for wrong in ["http://dayfly.internal/token", "https://dayfly.internal/x", "https://Dayfly/token", ""]
+        {
+            assert!(TokenUrl::try_from(wrong.to_owned()).is_err(), "{wrong}");
         }
     }
 

@@ -78,36 +78,49 @@ impl Introspector {
     }
 
     async fn judge(&self, service: &SpiffeId, token: &str) -> Result<Option<AccessClaims>, StoreError> {
+        let Some((claims, lease)) = self.live(service, token).await? else { return Ok(None) };
+        if !self.may_ask(service, &claims, &lease) {
+            debug!(%service, lease_id = %lease.id, "inactive for this service");
+            return Ok(None);
+        }
+        Ok(Some(claims))
+    }
+
+    /// A token of ours with its lease, if it is good now. Whom it is for is left to the caller.
+    ///
+    /// # Errors
+    /// The store did not answer. Nobody may take that for either answer.
+    pub(super) async fn live(
+        &self,
+        shown_by: &SpiffeId,
+        token: &str,
+    ) -> Result<Option<(AccessClaims, Lease)>, StoreError> {
         let (issuer, jwks) = (self.issuers.url(Use::Access), self.signer.jwks(Use::Access));
         let now = self.ledger.now();
         let claims = match token::verify_for_anyone(token, &jwks, issuer, now) {
             Ok(claims) => claims,
             Err(fault) => {
                 if fault.is_forged() {
-                    self.alarm(service, None, "its claims are none that this broker signs");
+                    self.alarm(shown_by, None, "its claims are none that this broker signs");
                 }
-                debug!(%service, reason = %fault, "inactive");
+                debug!(%shown_by, reason = %fault, "inactive");
                 return Ok(None);
             }
         };
         let row = self.ledger.lease(claims.jti).await?;
         let Some(lease) = row.map(|row| row.lease).filter(|lease| lease.provider == token::NAME) else {
-            self.alarm(service, Some(&claims), "no lease knows it");
+            self.alarm(shown_by, Some(&claims), "no lease knows it");
             return Ok(None);
         };
         let LeaseState::Active { expires_at, handle } = &lease.state else {
-            debug!(%service, lease_id = %lease.id, state = lease.state.name(), "inactive");
+            debug!(%shown_by, lease_id = %lease.id, state = lease.state.name(), "inactive");
             return Ok(None);
         };
         if *handle != token::handle(lease.id, token) {
-            self.alarm(service, Some(&claims), "its lease was given another token");
+            self.alarm(shown_by, Some(&claims), "its lease was given another token");
             return Ok(None);
         }
-        if now >= *expires_at || !self.may_ask(service, &claims, &lease) {
-            debug!(%service, lease_id = %lease.id, "inactive for this service");
-            return Ok(None);
-        }
-        Ok(Some(claims))
+        Ok((now < *expires_at).then_some((claims, lease)))
     }
 
     /// A service may ask about tokens for itself; where the audience is a URL, the scope says who answers at it.

@@ -1,12 +1,15 @@
-//! What strangers may ask over HTTP: two documents per issuer in the open, and introspection for those a token is for.
+//! What strangers may ask over HTTP: two documents per issuer in the open, introspection for those a token is for, and
+//! the exchange of tokens for those that do not speak gRPC.
 //! Each has a listener of its own, apart from gRPC.
 
 pub mod discovery;
+pub mod exchange;
 pub mod introspection;
 pub mod issuers;
 mod serve;
 
-pub use self::discovery::Discovery;
+pub use self::discovery::{Discovery, Endpoints};
+pub use self::exchange::ExchangeConfig;
 pub use self::introspection::{IntrospectionMetrics, Introspector, Ledger};
 pub use self::issuers::{IssuerFault, Issuers};
 

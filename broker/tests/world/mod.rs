@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub const BROKER: &str = "spiffe://example.org/dayfly/broker";
+pub const BROKER_HOST: &str = "dayfly.example.org";
 pub const ADMIN: &str = "spiffe://example.org/admin/ann";
 pub const NODE: &str = "spiffe://example.org/node/n1";
 pub const OTHER_NODE: &str = "spiffe://example.org/node/n2";
@@ -48,6 +49,15 @@ impl World {
 
     /// A broker without documents; the texts are lines of `[admins]` and `[limits]`.
     pub async fn configured(admins: &str, limits: &str) -> Self {
+        Self::begin(admins, limits, "").await
+    }
+
+    /// A broker without documents, with further sections of the configuration.
+    pub async fn with(sections: &str) -> Self {
+        Self::begin("", "", sections).await
+    }
+
+    async fn begin(admins: &str, limits: &str, sections: &str) -> Self {
         // A second world in this process finds the provider installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("dfb").tempdir_in("/tmp").expect("a folder");
@@ -61,12 +71,12 @@ impl World {
             running: None,
         };
         let endpoint = world.workload_api(BROKER).await;
-        let config = world.write_config(&endpoint, admins, limits);
+        let config = world.write_config(&endpoint, admins, limits, sections);
         world.start(&config).await;
         world
     }
 
-    fn write_config(&self, endpoint: &str, admins: &str, limits: &str) -> std::path::PathBuf {
+    fn write_config(&self, endpoint: &str, admins: &str, limits: &str, sections: &str) -> std::path::PathBuf {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let text = format!(
             r#"
@@ -90,6 +100,7 @@ root = ["{ADMIN}"]
 url = "http://127.0.0.1:9/dayfly"
 [limits]
 {limits}
+{sections}
 "#,
             address = self.address,
             glass = at("glass.sock"),
@@ -124,12 +135,19 @@ url = "http://127.0.0.1:9/dayfly"
         let socket = self.folder.path().join(format!("w{}.sock", self.servers.len()));
         let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("proc"));
         let entry = Entry::new(id).expect("an id").uid(uid);
+        // Clients without SPIFFE know the broker by its host name.
+        let entry = if id == BROKER { entry.dns(BROKER_HOST) } else { entry };
         let server =
             Server::builder(self.authority.clone()).workload_socket(socket).entry(entry).start().await;
         let server = server.expect("a Workload API");
         let endpoint = server.workload_endpoint();
         self.servers.push(server);
         endpoint
+    }
+
+    /// Has the broker's Workload API hand out the bundle of another trust domain too.
+    pub fn federate(&self, other: &Authority) {
+        self.servers[0].federate_with([other.clone()]);
     }
 
     /// An identity of this authority.

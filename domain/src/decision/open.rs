@@ -1,7 +1,7 @@
 //! Whether a task may be opened at all, by whom and for whom. What it may use is decided at each request.
 
 use crate::binding::ViaRule;
-use crate::caller::{Caller, Via};
+use crate::caller::Caller;
 use crate::parameter;
 use crate::rules::Rules;
 use crate::scope::{Ceiling, ScopeAsk};
@@ -25,8 +25,8 @@ pub fn check_open(
     if !above.is_empty() {
         check_lineage(caller, above, now)?;
     }
-    check_lines(rules, caller, above, ceiling)?;
-    check_way(rules, caller, ceiling)
+    check_way(rules, caller, ceiling)?;
+    check_lines(rules, caller, above, ceiling)
 }
 
 /// Checks that the holder of a task may open one below it for a named workload. `above` is the tree down to the holder's
@@ -80,8 +80,8 @@ pub fn check_on_behalf(
             format!("{given_by} does not hold the task of its credential, so it hands on nothing of it");
         return Err(DenyReason::DelegationNotAllowed.denial(what));
     }
-    check_lines(rules, caller, above, ceiling)?;
     check_way(rules, caller, ceiling)?;
+    check_lines(rules, caller, above, ceiling)?;
     check_handed_on(rules, above, &caller.spiffe_id, ceiling, now)
 }
 
@@ -97,20 +97,23 @@ pub fn check_claim(rules: &Rules, caller: &Caller, lineage: &[Task], now: Timest
     }
 }
 
-/// Who comes without an agent has a binding for that on each scope. Whether it carries is decided at each request.
+/// Who comes without an agent has a binding for that on each scope. Whether it carries is decided at each request. To
+/// whom no binding is for, every scope is unknown.
 fn check_way(rules: &Rules, caller: &Caller, ceiling: &Ceiling) -> Result<(), Denial> {
-    let direct = matches!(caller.via, Via::Direct { .. });
-    let has_direct = |ask: &ScopeAsk| {
+    if caller.via.node().is_some() {
+        return Ok(());
+    }
+    for ask in ceiling.lines() {
         let bindings = rules.bindings_on(&ask.scope, &caller.spiffe_id);
-        bindings.iter().any(|binding| binding.via == ViaRule::Direct)
-    };
-    match ceiling.lines().iter().find(|ask| direct && !has_direct(ask)) {
-        None => Ok(()),
-        Some(ask) => {
+        if bindings.is_empty() {
+            return Err(not_granted(caller, ask));
+        }
+        if !bindings.iter().any(|binding| binding.via == ViaRule::Direct) {
             let what = format!("scope {:?} is not given to callers without a node agent", ask.scope);
-            Err(DenyReason::ViaNotAllowed.denial(what))
+            return Err(DenyReason::ViaNotAllowed.denial(what));
         }
     }
+    Ok(())
 }
 
 /// The holder of every task above may use each line, or delegate it down to whom it is handed.
