@@ -1,6 +1,7 @@
 mod delegation;
 mod properties;
 mod reach;
+mod told;
 mod worlds;
 
 use std::fmt::Write;

@@ -2,15 +2,16 @@
 
 use crate::decision::Decision;
 use crate::lease::{Lease, LeaseState};
+use crate::scope::Scope;
 use crate::task::{Task, TaskState};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Ttl};
 
 use super::Line;
 
 /// The last moments of what is out now. Absent where nothing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Horizon {
-    /// If nobody does anything: leases to their own end, tasks that may still ask to their deadline.
+    /// If nobody does anything: leases to their own end, and what tasks may still get to the end of that.
     pub at_the_latest: Option<Timestamp>,
     /// If all of it is ended now, and the targets do what was promised.
     pub if_ended_now: Option<Timestamp>,
@@ -33,15 +34,21 @@ impl Horizon {
         Self { at_the_latest: Some(at_the_latest), if_ended_now: Some(if_ended_now) }
     }
 
-    /// Of a task itself, without its leases: while it may get anything, what it gets ends with its deadline.
-    pub fn of_task(task: &Task, lines: &[Line], now: Timestamp) -> Self {
-        let may_ask = lines.iter().any(|line| matches!(line.decision, Decision::Allow(_)));
+    /// Of a task itself, without its leases: while it may get anything, what it gets is cut to its deadline. `over` says by
+    /// how much a credential of a scope outlives that: some targets give none that is short enough.
+    pub fn of_task(task: &Task, lines: &[Line], now: Timestamp, over: impl Fn(&Scope) -> Ttl) -> Self {
+        let most_over = lines.iter().filter_map(|line| match &line.decision {
+            Decision::Allow(grant) => Some(over(&grant.scope)),
+            Decision::Deny(_) => None,
+        });
+        let most_over = most_over.max();
         let deadline = match (task.state, task.offer) {
             (TaskState::Open { .. }, Some(offer)) => Some(offer.deadline),
             (TaskState::Open { deadline }, None) => Some(deadline),
             (TaskState::Ended { .. }, _) => None,
         };
-        let at_the_latest = deadline.filter(|deadline| may_ask && now < *deadline);
+        let deadline = deadline.filter(|deadline| now < *deadline);
+        let at_the_latest = deadline.zip(most_over).map(|(deadline, over)| deadline + over);
         Self { at_the_latest, if_ended_now: None }
     }
 
@@ -63,7 +70,6 @@ mod tests {
     use crate::id::{LeaseId, TaskId};
     use crate::lease::{Handle, Outcome, RevokeCause};
     use crate::scope::{Promise, Revocability};
-    use crate::time::Ttl;
 
     const NOW: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 

@@ -45,6 +45,8 @@ pub struct Entry {
     pub outcomes: Vec<Outcome>,
     /// Whether every combination of values was decided.
     pub complete: bool,
+    /// Names of the policies that are asked.
+    pub policies: Vec<String>,
 }
 
 /// What was decided about one ask.
@@ -165,7 +167,9 @@ pub fn entry(
         (true, Some(all)) => all.into_iter().flat_map(|values| favourable.outcomes(Some(values))).collect(),
         (true, None) => favourable.outcomes(None),
     };
-    Entry { scope: Arc::clone(scope), binding: Arc::clone(binding), values, outcomes, complete }
+    let asked = rules.judge().map(|judge| judge.of_scope(&scope.name)).unwrap_or_default();
+    let policies = asked.into_iter().map(|(name, _)| name).collect();
+    Entry { scope: Arc::clone(scope), binding: Arc::clone(binding), values, outcomes, complete, policies }
 }
 
 impl Entry {

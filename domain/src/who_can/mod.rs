@@ -13,7 +13,7 @@ use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
 use crate::time::Timestamp;
 
-pub use self::target::{Place, places};
+pub use self::target::{LONGEST_TEXT, Place, places};
 
 /// A binding on the scope.
 #[derive(Clone, Debug)]
@@ -25,8 +25,14 @@ pub struct Holder {
     pub somebody: Option<(SpiffeId, Entry)>,
 }
 
-/// The bindings on a scope by name, those left out that do not allow the chosen values.
-pub fn of_scope(rules: &Rules, scope: &Arc<Scope>, chosen: &Parameters, now: Timestamp) -> Vec<Holder> {
+/// The first so many bindings on a scope by name, those left out that do not allow the chosen values.
+pub fn of_scope(
+    rules: &Rules,
+    scope: &Arc<Scope>,
+    chosen: &Parameters,
+    most: usize,
+    now: Timestamp,
+) -> Vec<Holder> {
     let allows = |binding: &&Arc<Binding>| {
         let allowed = |(name, value): (&String, &String)| {
             binding.parameters.get(name).is_none_or(|allowed| allowed.takes(value))
@@ -51,5 +57,5 @@ pub fn of_scope(rules: &Rules, scope: &Arc<Scope>, chosen: &Parameters, now: Tim
         };
         Holder { binding: Arc::clone(binding), somebody: somebody.map(entry) }
     };
-    bindings.into_iter().map(holder).collect()
+    bindings.into_iter().take(most).map(holder).collect()
 }

@@ -150,7 +150,7 @@ spec: {{identities: [\"spiffe://example.org/train/*\"], scope: owned-only, until
     ));
     let told = |scope: &str, dataset: Option<&str>| -> Vec<String> {
         let chosen = dataset.map(|value| ("dataset".to_owned(), value.to_owned())).into_iter().collect();
-        let holders = who_can::of_scope(&rules, rules.scope(scope).expect("a scope"), &chosen, NOW);
+        let holders = who_can::of_scope(&rules, rules.scope(scope).expect("a scope"), &chosen, 10, NOW);
         let told = |holder: who_can::Holder| {
             let what = match holder.somebody {
                 None => "nobody".to_owned(),
