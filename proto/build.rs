@@ -1,8 +1,8 @@
 //! Compiles the protos with protox, so that no system `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["scope", "credential", "node", "admin", "approval"].map(|name| format!("dayfly/v1/{name}.proto"));
+    let files = ["scope", "credential", "node", "admin", "approval", "question"]
+        .map(|name| format!("dayfly/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -15,6 +15,7 @@ use dayfly_proto::v1::admin_service_server::AdminServiceServer;
 use dayfly_proto::v1::approval_service_server::ApprovalServiceServer;
 use dayfly_proto::v1::credential_service_server::CredentialServiceServer;
 use dayfly_proto::v1::node_service_server::NodeServiceServer;
+use dayfly_proto::v1::question_service_server::QuestionServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -207,7 +208,8 @@ impl App {
             .add_service(credentials)
             .add_service(nodes)
             .add_service(approvals)
-            .add_service(admin_server(api))
+            .add_service(admin_server(api.clone()))
+            .add_service(question_server(api))
             .add_service(health_service)
             .add_service(reflection);
         let stopped = self.stop.clone().cancelled_owned();
@@ -222,8 +224,9 @@ impl App {
     async fn serve_break_glass(&self, config: &Config) -> anyhow::Result<()> {
         let Some(path) = &config.listen.break_glass else { return Ok(()) };
         let listener: UnixListener = listen::unix(path, 0o600)?;
-        let router = Server::builder()
-            .add_service(admin_server(Api { broker: Arc::clone(&self.broker), callers: None }));
+        let api = Api { broker: Arc::clone(&self.broker), callers: None };
+        let router =
+            Server::builder().add_service(admin_server(api.clone())).add_service(question_server(api));
         let stopped = self.stop.clone().cancelled_owned();
         self.servers.spawn(async move {
             let served =
@@ -323,6 +326,13 @@ impl App {
 fn admin_server(api: Api) -> AdminServiceServer<Api> {
     AdminServiceServer::new(api)
         .max_decoding_message_size(MAX_ADMIN_REQUEST)
+        .max_encoding_message_size(MAX_ADMIN_ANSWER)
+}
+
+fn question_server(api: Api) -> QuestionServiceServer<Api> {
+    let most = api.broker.limits.message_bytes;
+    QuestionServiceServer::new(api)
+        .max_decoding_message_size(most)
         .max_encoding_message_size(MAX_ADMIN_ANSWER)
 }
 

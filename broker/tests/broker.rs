@@ -27,3 +27,5 @@ mod limits;
 mod nodes;
 #[path = "broker/policies.rs"]
 mod policies;
+#[path = "broker/questions.rs"]
+mod questions;

@@ -17,6 +17,7 @@ use std::{
 use dayfly_proto::v1::{
     admin_service_client::AdminServiceClient, approval_service_client::ApprovalServiceClient,
     credential_service_client::CredentialServiceClient, node_service_client::NodeServiceClient,
+    question_service_client::QuestionServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -119,6 +120,11 @@ impl BrokerClient {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
+    /// Questions about access.
+    pub fn questions(&self) -> QuestionServiceClient<Channel> {
+        questions(self.channel())
+    }
+
     /// The channel of the moment, for services that are not ours (health, reflection).
     pub fn channel(&self) -> Channel {
         // A panic elsewhere leaves the channel as it was.
@@ -191,6 +197,11 @@ impl BreakGlassClient {
     /// The reading verbs and `Revoke`; the broker refuses the rest here.
     pub fn admin(&self) -> AdminServiceClient<Channel> {
         admin(self.channel.clone())
+    }
+
+    /// Questions about access.
+    pub fn questions(&self) -> QuestionServiceClient<Channel> {
+        questions(self.channel.clone())
     }
 }
 
@@ -357,6 +368,12 @@ fn transport() -> Endpoint {
 fn credentials(channel: Channel) -> CredentialServiceClient<Channel> {
     CredentialServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn questions(channel: Channel) -> QuestionServiceClient<Channel> {
+    QuestionServiceClient::new(channel)
+        .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 

@@ -31,7 +31,7 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl Api {
     /// Who the admin is: mTLS peer, or uid 0 on the break-glass socket.
-    async fn admin<T>(&self, rpc: &Rpc<T>, verb: Verb) -> Result<(RequestId, Admin), Status> {
+    pub(super) async fn admin<T>(&self, rpc: &Rpc<T>, verb: Verb) -> Result<(RequestId, Admin), Status> {
         let id = self.new_request_id();
         let admitted = match rpc.extensions().get::<UdsConnectInfo>() {
             Some(socket) => {

@@ -1,10 +1,12 @@
 //! Thin gRPC handlers. Only this folder knows protobuf.
 
 pub mod admin;
+pub mod answers;
 pub mod approval;
 pub mod credential;
 mod delegation;
 pub mod node;
+pub mod question;
 pub mod status;
 pub mod wire;
 

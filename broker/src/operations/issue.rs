@@ -12,7 +12,7 @@ use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
 use dayfly_domain::policy::Narrowing;
 use dayfly_domain::schedule;
-use dayfly_domain::scope::{Promise, Revocability};
+use dayfly_domain::scope::{Promise, Revocability, Scope};
 use dayfly_domain::secret::Secret;
 use dayfly_domain::task::{AnchorKind, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
@@ -315,7 +315,7 @@ fn new_lease(
         scope: grant.ask.scope.clone(),
         parameters: grant.ask.parameters.clone(),
         provider: grant.scope.provider.clone(),
-        promise: promise(broker, task, grant, provider),
+        promise: promise(broker, task.anchor.kind, &grant.scope, provider),
         narrowed: grant.narrowing.digest(),
         renews,
         opened_at: request.at,
@@ -327,9 +327,14 @@ fn new_lease(
 }
 
 /// The provider's promise, and what it takes to notice that a node fell silent. Never more than the credential's life.
-fn promise(broker: &Broker, task: &Task, grant: &Grant, provider: &dyn Provider) -> Promise {
-    let of_target = provider.promise(&grant.scope);
-    let notice = match task.anchor.kind {
+pub(super) fn promise(
+    broker: &Broker,
+    anchor: AnchorKind,
+    scope: &Scope,
+    provider: &dyn Provider,
+) -> Promise {
+    let of_target = provider.promise(scope);
+    let notice = match anchor {
         AnchorKind::CgroupOwned | AnchorKind::Process => broker.limits.lapse_after,
         AnchorKind::Stream => broker.limits.stream_grace,
         // Nobody is watched: the task ends when it was said to.

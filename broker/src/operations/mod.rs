@@ -9,14 +9,18 @@ pub mod delegate_task;
 pub mod end_task;
 pub mod error;
 pub mod exchange;
+pub mod explain;
 pub mod issue;
 pub mod node;
 pub mod notice;
 pub mod open_task;
 pub mod pace;
+mod past;
+pub mod reach;
 pub mod renew;
 pub mod revoke;
 pub mod stream_anchor;
+pub mod who_can;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -199,6 +203,12 @@ impl Ledger for Broker {
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {
         self.store.lease(id).await
     }
+}
+
+/// Works out an answer beside the threads that serve: questions about many bindings must not make a grant wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OperationError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| OperationError::Bug("an answer could not be worked out"))
 }
 
 /// What a request asked for: enough to decide it once more.
