@@ -12,14 +12,17 @@ use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
 use crate::delegate::DelegateArgs;
 use crate::documents::DocumentCommand;
+use crate::explain::ExplainArgs;
 use crate::leases::LeaseCommand;
 use crate::lint::LintArgs;
 use crate::nodes::NodeCommand;
 use crate::output::Format;
 use crate::policy::PolicyCommand;
+use crate::reach::ReachArgs;
 use crate::revoke::RevokeArgs;
 use crate::run::RunArgs;
 use crate::tasks::TaskCommand;
+use crate::who_can::WhoCanArgs;
 
 const ABOUT: &str = "\
 Credentials for one task: opened by proof of identity, cut to what the task declared, taken back when it ends.
@@ -132,6 +135,12 @@ pub enum AdminCommand {
     /// Read and verify the audit records
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Say why a request was, or would be, allowed or denied
+    Explain(ExplainArgs),
+    /// Say what an identity, a task or a session can get and holds
+    Reach(ReachArgs),
+    /// Say who may have a scope, or touch a target
+    WhoCan(WhoCanArgs),
     /// Say which identity the Workload API gives this process
     Whoami,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dayfly_client::v1::admin_service_client::AdminServiceClient;
 use dayfly_client::v1::approval_service_client::ApprovalServiceClient;
+use dayfly_client::v1::question_service_client::QuestionServiceClient;
 use dayfly_client::{BreakGlassClient, BrokerClient, BrokerEndpoint, Identity, IdentityOptions};
 use dayfly_domain::document;
 use serde::Deserialize;
@@ -140,6 +141,16 @@ impl Admin {
             Admin::Broker(broker) => Ok(broker.approvals()),
             Admin::BreakGlass(_) => Err(Failure::usage("the break-glass socket knows no approvals")
                 .next("use an admin's own SVID; what was approved is taken back with dayfly revoke")),
+        }
+    }
+}
+
+impl Admin {
+    /// A client for one question.
+    pub fn questions(&self) -> QuestionServiceClient<Channel> {
+        match self {
+            Admin::Broker(broker) => broker.questions(),
+            Admin::BreakGlass(broker) => broker.questions(),
         }
     }
 }

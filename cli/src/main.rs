@@ -13,16 +13,20 @@ mod dev;
 mod documents;
 mod environment;
 mod exit;
+mod explain;
 mod failure;
 mod leases;
 mod lint;
 mod nodes;
 mod output;
 mod policy;
+mod question;
+mod reach;
 mod revoke;
 mod run;
 mod sources;
 mod tasks;
+mod who_can;
 mod whoami;
 mod wire;
 
@@ -98,6 +102,9 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Refuse(args) => approvals::refuse(args, connect, format).await?,
         AdminCommand::Withdraw(args) => approvals::withdraw(args, connect, format).await?,
         AdminCommand::Approvals(args) => approvals::list(args, connect, format).await?,
+        AdminCommand::Explain(args) => explain::explain(args, connect, format).await?,
+        AdminCommand::Reach(args) => reach::reach(args, connect, format).await?,
+        AdminCommand::WhoCan(args) => who_can::who_can(args, connect, format).await?,
         AdminCommand::Whoami => whoami::whoami(connect, format).await?,
     }
     Ok(Exit::Done)

@@ -92,11 +92,11 @@ struct Shown {
 
 /// A task as programs read it; the field names are stable.
 #[derive(Debug, Serialize)]
-struct TaskView {
-    task_id: String,
+pub struct TaskView {
+    pub task_id: String,
     session_id: String,
     parent_task_id: Option<String>,
-    spiffe_id: String,
+    pub spiffe_id: String,
     stage: String,
     node: Option<String>,
     anchor: String,
@@ -143,7 +143,8 @@ impl From<v1::Task> for TaskView {
 }
 
 impl TaskView {
-    fn told(&self) -> String {
+    /// Where it stands, in words.
+    pub fn told(&self) -> String {
         match &self.end_cause {
             Some(cause) => format!("{} at {} ({cause})", self.state, wire::or_dash(self.ended_at)),
             None => format!("{} until {}", self.state, wire::or_dash(self.deadline)),

@@ -35,6 +35,8 @@ use std::path::{Path, PathBuf};
 
 macro_rules! pages {
     ($($name:ident: $page:literal,)*) => {
+        /// Every page that is run, relative to `docs/`.
+        const PAGES: &[&str] = &[$($page),*];
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
@@ -48,8 +50,23 @@ pages! {
     an_example_is_true: "../cli/tests/pages/example.md",
     what_is_loaded_is_asked_before: "authorize.md",
     a_policy_is_tested_applied_and_judges: "policy.md",
+    the_page_on_explain_is_true: "questions/explain.md",
+    the_page_on_reach_is_true: "questions/reach.md",
+    the_page_on_who_can_is_true: "questions/who-can.md",
 }
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+#[test]
+fn every_page_that_shows_what_comes_is_run() {
+    for folder in ["", "questions"] {
+        for file in std::fs::read_dir(docs().join(folder)).unwrap().map(|file| file.unwrap().path()) {
+            let shows = file.is_file() && std::fs::read_to_string(&file).unwrap().contains("\n```console\n");
+            let page = Path::new(folder).join(file.file_name().unwrap());
+            let page = page.to_str().unwrap();
+            assert!(!shows || PAGES.contains(&page), "add {page} to pages! in {}", std::file!());
+        }
+    }
 }

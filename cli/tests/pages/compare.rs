@@ -67,12 +67,19 @@ fn generalised(line: &str) -> String {
         }
         word.clear();
     };
-    for c in line.chars() {
+    let (mut before, mut after) = (0, 0);
+    for (at, c) in line.char_indices() {
         if c.is_ascii_alphanumeric() || "-:.".contains(c) {
             word.push(c);
         } else {
             flush(&mut word, &mut out);
+            // In a column of a table what comes next stays where it is.
+            if c == ' ' && line[at..].starts_with("  ") {
+                let missing = (at - before).saturating_sub(out.chars().count() - after);
+                out.extend(std::iter::repeat_n(' ', missing));
+            }
             out.push(c);
+            (before, after) = (at + c.len_utf8(), out.chars().count());
         }
     }
     flush(&mut word, &mut out);
@@ -90,4 +97,10 @@ fn an_ellipsis_stands_for_what_is_different_each_time_and_for_nothing_else() {
     assert!(!fits("01…", "02X") && !fits("until 20…Z", "until never"));
     let came = lines("x 01JZX0Q4V9N3F7T2K8M5R6W1YB at 2026-01-02T03:04:05Z, ok\nsame");
     assert_eq!(for_the_page(&lines("y\nsame"), &came), ["x 01… at 20…Z, ok", "same"]);
+    let table = lines("ID                          AT\n01JZX0Q4V9N3F7T2K8M5R6W1YB  now");
+    assert_eq!(
+        for_the_page(&[], &table)[1],
+        "01…                         now",
+        "columns stay where they are"
+    );
 }

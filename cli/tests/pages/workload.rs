@@ -9,18 +9,19 @@
 //! refused NAME CODE in TASK: …                      … with this reason
 //! check NAME in TASK: ACTION ARTIFACT[@DIGEST]      asks about an artifact; NAME becomes the decision's id
 //! denied NAME [CODE] in TASK: ACTION ARTIFACT       the same, and it must be refused; NAME becomes the request's id
-//! end TASK                                          the task ends, and every lease under it
+//! end TASK                                          the task ends, and every lease under it as far as targets can
 //! ```
 //!
 //! `issue`, `refused`, `check` and `denied` take `by ID` behind `in TASK`: another identity that stands in the task. `NODE` is the last
 //! segment of `spiffe://example.org/node/NODE`, which the page's documents must admit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use dayfly_client::{BrokerClient, CallError, v1};
 use tonic::Status;
 
-use crate::world::{World, anchor};
+use crate::world::{ADMIN, World, anchor};
 
 /// The tasks of a page, and what its commands may name.
 #[derive(Default)]
@@ -195,8 +196,27 @@ impl Workloads {
             task_id: task.id,
             task_key: task.key,
         };
-        client.credentials().end_task(request).await.map(drop)
+        client.credentials().end_task(request).await?;
+        self.settle(world, &lease_filter(&self.task(name).id)).await
     }
+
+    /// Waits until each lease is over, or is known to run out.
+    async fn settle(&mut self, world: &mut World, leases: &v1::ListLeasesRequest) -> Result<(), Status> {
+        let admin = self.client(world, ADMIN).await;
+        for _ in 0..200 {
+            let open = admin.admin().list_leases(leases.clone()).await?.into_inner().leases;
+            if open.iter().all(|lease| lease.runs_out_at.is_some()) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("leases are still being taken back after 5 s");
+    }
+}
+
+/// The leases of a whole tree, by its root.
+fn lease_filter(root: &str) -> v1::ListLeasesRequest {
+    v1::ListLeasesRequest { session_id: root.to_owned(), ..v1::ListLeasesRequest::default() }
 }
 
 impl<'a> Line<'a> {

@@ -12,7 +12,6 @@ use crate::PolicySet;
 
 mod answers;
 mod engines;
-mod language;
 mod manual;
 mod refusals;
 
