@@ -6,6 +6,7 @@ use dayfly_domain::policy::PolicySource;
 
 use crate::builtins::{ALLOWED, refusal};
 use crate::fault::{PolicyFault, excerpt};
+use crate::language::Yields;
 use crate::syntax::{Found, Module, Rule, RuleKind, by_name};
 
 /// The roots of the input.
@@ -74,7 +75,15 @@ impl Checker<'_> {
             let path: Vec<_> = import.path.iter().cloned().map(Some).collect();
             self.check_reference(&path, import.place, &mut at);
         }
+        for (place, problem) in &self.module.beyond {
+            at(*place, problem.clone());
+        }
         for rule in &self.module.rules {
+            if !self.module.is_test() && self.yields_several(rule) {
+                let problem =
+                    "another definition may yield another value at once: make one of them, with else";
+                at(rule.place, problem.to_owned());
+            }
             if rule.name.starts_with("test_") && !self.module.is_test() {
                 at(rule.place, "tests stand in modules named *_test.rego".to_owned());
             }
@@ -87,6 +96,15 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a rule or a function has another value by another definition: the machine takes that for undefined, and
+    /// what is undefined denies nothing.
+    fn yields_several(&self, rule: &Rule) -> bool {
+        let same = self.rules.get(rule.name.as_str()).into_iter().flatten();
+        let mut others = same.filter(|other| other.kind != RuleKind::Default && !std::ptr::eq(**other, rule));
+        let alike = matches!(rule.yields, Yields::Constant(_) | Yields::Member);
+        rule.kind != RuleKind::Default && others.any(|other| !alike || other.yields != rule.yields)
     }
 
     fn check_reference(

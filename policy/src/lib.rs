@@ -5,6 +5,8 @@
 //! | [`PolicySet`] | a set of policies, loaded whole or not at all; the [`Judge`](dayfly_domain::policy::Judge) of decisions |
 //! | `load` | from source to a policy: read, checked, compiled, its own tests run |
 //! | `syntax`, `check` | the syntax tree, and what a policy may not do: reach out, read a clock, read an unnamed root |
+//! | `language`, `literals` | the part of Rego that means one thing to every engine; the rest is refused |
+//! | `guard` | the text that the machine is given |
 //! | `machine`, `interpreter` | live decisions; explanations and tests |
 //! | `answer` | what an answer may hold; anything else denies |
 //! | [`lint`] | rules that rest on nothing but the workload's word |
@@ -16,9 +18,12 @@ mod answer;
 mod builtins;
 mod check;
 mod fault;
+mod guard;
 mod input;
 mod interpreter;
+mod language;
 pub mod lint;
+mod literals;
 mod load;
 mod machine;
 mod set;

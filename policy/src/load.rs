@@ -68,9 +68,13 @@ impl Loading<'_> {
             modules.map(|module| (module.file.as_str(), module.text.as_str()))
         };
         let entry = format!("data.{}.decision", self.source.package());
-        let mut interpreter = Interpreter::new(texts(false)).map_err(one)?;
-        let machine = Machine::compile(interpreter.engine(), &entry).map_err(one)?;
-        let runs = self.run_tests(&Interpreter::new(texts(true)).map_err(one)?, &modules);
+        let mut interpreter = Interpreter::new(texts(false), false).map_err(one)?;
+        // The policy as it was written first: what is wrong with it stands where the author finds it.
+        Machine::compile(interpreter.engine(), &entry).map_err(one)?;
+        let guarded = modules.iter().filter(|module| !module.is_test());
+        let guarded = guarded.map(|module| (module.file.as_str(), module.guarded.as_str()));
+        let machine = Machine::guarded(guarded, &entry).map_err(one)?;
+        let runs = self.run_tests(&Interpreter::new(texts(true), true).map_err(one)?, &modules);
         let modules = modules.into_iter().filter(|module| !module.is_test()).collect();
         let policy = Policy { source: self.source.clone(), entry, modules, machine, interpreter };
         Ok((policy, runs))

@@ -11,6 +11,8 @@ use regorus::rvm::program::Program;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 
+use crate::syntax::lengths_guarded;
+
 /// Most instructions of one decision of one policy.
 pub const MAX_INSTRUCTIONS: usize = 25_000;
 /// The longest one decision may run, for functions that take long within one instruction. Far above what a decision
@@ -38,6 +40,19 @@ impl Machine {
             return Err("asks its host for something".to_owned());
         }
         Ok(Self { program, idle: Mutex::default() })
+    }
+
+    /// The same, of modules by file name as [`guarded`](crate::guard::guarded) gives them.
+    pub(crate) fn guarded<'a>(
+        modules: impl Iterator<Item = (&'a str, &'a str)>,
+        entry: &str,
+    ) -> Result<Self, String> {
+        let mut engine = Engine::new();
+        engine.set_policy_length_config(lengths_guarded());
+        for (file, text) in modules {
+            engine.add_policy(file.to_owned(), text.to_owned()).map_err(|error| error.to_string())?;
+        }
+        Self::compile(&mut engine, entry)
     }
 
     /// What the rule yields for an input. A panic of the engine is an error like any other.
@@ -69,7 +84,6 @@ impl Machine {
     fn machine(&self) -> Result<RegoVM, String> {
         let mut machine = RegoVM::new();
         machine.set_max_instructions(MAX_INSTRUCTIONS);
-        machine.set_strict_builtin_errors(true);
         machine.set_execution_timer_config(Some(ExecutionTimerConfig {
             limit: TIME_LIMIT,
             check_interval: CHECK_EVERY,

@@ -110,8 +110,19 @@ impl PolicySet {
         self.judge_value(scope, &Value::from(input.clone()))
     }
 
+    /// The explanation of any input, for the same.
+    pub fn explain_json(&self, input: &serde_json::Value) -> (Judgement, Vec<PolicyStep>) {
+        let scope = input["proven"]["scope"].as_str().unwrap_or_default();
+        self.explain_value(scope, &Value::from(input.clone()))
+    }
+
     fn for_scope(&self, scope: &str) -> &[Arc<Policy>] {
         self.by_scope.get(scope).unwrap_or(&self.for_every)
+    }
+
+    fn explain_value(&self, scope: &str, input: &Value) -> (Judgement, Vec<PolicyStep>) {
+        let steps = self.for_scope(scope).iter().flat_map(|policy| policy.explain(input)).collect();
+        (self.judge_value(scope, input), steps)
     }
 
     fn judge_value(&self, scope: &str, input: &Value) -> Judgement {
@@ -147,10 +158,7 @@ impl Judge for PolicySet {
     }
 
     fn explain(&self, input: &PolicyInput<'_>) -> (Judgement, Vec<PolicyStep>) {
-        let scope = input.proven.scope;
-        let value = input::value(input);
-        let steps = self.for_scope(scope).iter().flat_map(|policy| policy.explain(&value)).collect();
-        (self.judge_value(scope, &value), steps)
+        self.explain_value(input.proven.scope, &input::value(input))
     }
 
     fn is_for(&self, scope: &str) -> bool {

@@ -9,6 +9,8 @@ use regorus::{Engine, PolicyLengthConfig};
 use serde_json::Value;
 
 use crate::fault::engine_error;
+use crate::guard;
+use crate::language::{self, Imports, Yields};
 use crate::shape;
 
 /// Longest line of a module, in characters.
@@ -28,6 +30,10 @@ pub(crate) struct Module {
     pub(crate) package: Vec<String>,
     pub(crate) imports: Vec<Import>,
     pub(crate) rules: Vec<Rule>,
+    /// What in it has no one meaning. Tests are not decided by, so nothing of theirs is here.
+    pub(crate) beyond: Vec<((u32, u32), String)>,
+    /// The text for the machine.
+    pub(crate) guarded: String,
 }
 
 /// One import, with the name it is known by in the module.
@@ -52,6 +58,7 @@ pub(crate) struct Rule {
     pub(crate) name: String,
     pub(crate) place: (u32, u32),
     pub(crate) kind: RuleKind,
+    pub(crate) yields: Yields,
     /// Everything it reads and calls, in its own order.
     pub(crate) found: Vec<Found>,
 }
@@ -104,9 +111,33 @@ impl Module {
         let tree = tree(&mut engine)?;
         let package = static_path(&tree["package"]["refr"]).ok_or((None, "no package".to_owned()))?;
         let imports = list(&tree["imports"]).iter().filter_map(|import| read_import(import, text)).collect();
-        let mut module =
-            Module { file: file.to_owned(), text: text.to_owned(), package, imports, rules: Vec::new() };
-        module.rules = list(&tree["rules"]).iter().filter_map(|rule| module.read_rule(rule)).collect();
+        let mut module = Module {
+            file: file.to_owned(),
+            text: text.to_owned(),
+            package,
+            imports,
+            rules: Vec::new(),
+            beyond: Vec::new(),
+            guarded: String::new(),
+        };
+        let known = module.known();
+        let rules = list(&tree["rules"]).iter().map(|rule| (rule, language::check(rule, text, &known)));
+        let mut beyond = Vec::new();
+        module.rules = rules
+            .filter_map(|(rule, (faults, yields))| {
+                beyond.extend(faults);
+                module.read_rule(rule, yields)
+            })
+            .collect();
+        if !module.is_test() {
+            // What is refused anyway needs no text for the machine.
+            if beyond.is_empty() {
+                module.guarded = guard::guarded(file, text, &tree).map_err(|problem| {
+                    (None, format!("it cannot be made ready for the machine: {problem}"))
+                })?;
+            }
+            module.beyond = beyond;
+        }
         Ok(module)
     }
 
@@ -114,7 +145,15 @@ impl Module {
         PolicySource::is_test(&self.file)
     }
 
-    fn read_rule(&self, rule: &Value) -> Option<Rule> {
+    fn known(&self) -> Imports<'_> {
+        let references = self.imports.iter().filter(|import| import.is_reference());
+        Imports {
+            references: references.map(|import| (import.alias.as_str(), import.path.as_slice())).collect(),
+            new_not: self.imports.iter().any(|import| import.path == ["future", "keywords", "not"]),
+        }
+    }
+
+    fn read_rule(&self, rule: &Value, yields: Yields) -> Option<Rule> {
         let (kind, body) = node(rule)?;
         let mut finder = Finder { text: &self.text, found: Vec::new() };
         let (name, kind) = match kind {
@@ -135,7 +174,7 @@ impl Module {
             self.resolve(item);
         }
         let name = path_of(name).first()?.clone()?;
-        Some(Rule { name, place: place(&body["span"], &self.text), kind, found })
+        Some(Rule { name, place: place(&body["span"], &self.text), kind, yields, found })
     }
 
     /// Writes out what an import abbreviates.
@@ -161,7 +200,7 @@ impl Module {
 
 /// The syntax tree of the one module an engine holds. Deep ones are refused while they are written, so that no walk of a
 /// tree goes deep.
-fn tree(engine: &mut Engine) -> Result<Value, NotAModule> {
+pub(crate) fn tree(engine: &mut Engine) -> Result<Value, NotAModule> {
     struct Bounded {
         json: Vec<u8>,
         depth: usize,
@@ -203,6 +242,14 @@ pub(crate) fn lengths() -> PolicyLengthConfig {
     let mut lengths = PolicyLengthConfig::default();
     lengths.max_col = MAX_COLUMN.try_into().unwrap_or(lengths.max_col);
     lengths.max_file_bytes = MAX_MODULE.try_into().unwrap_or(lengths.max_file_bytes);
+    lengths
+}
+
+/// What the engine takes as one module with what [`guard::guarded`] adds to it: up to four letters for one.
+pub(crate) fn lengths_guarded() -> PolicyLengthConfig {
+    let mut lengths = PolicyLengthConfig::default();
+    lengths.max_col = (4 * MAX_COLUMN).try_into().unwrap_or(lengths.max_col);
+    lengths.max_file_bytes = (4 * MAX_MODULE).try_into().unwrap_or(lengths.max_file_bytes);
     lengths
 }
 
@@ -277,7 +324,7 @@ impl Finder<'_> {
 }
 
 /// The segments of a reference; `None` for those known only when it runs.
-fn path_of(reference: &Value) -> Vec<Option<String>> {
+pub(crate) fn path_of(reference: &Value) -> Vec<Option<String>> {
     let mut path = Vec::new();
     let mut at = reference;
     loop {
@@ -308,7 +355,7 @@ fn static_path(reference: &Value) -> Option<Vec<String>> {
     path_of(reference).into_iter().collect()
 }
 
-fn literal(expression: &Value) -> Option<String> {
+pub(crate) fn literal(expression: &Value) -> Option<String> {
     match node(expression)? {
         ("String" | "RawString", body) => body["value"].as_str().map(str::to_owned),
         _ => None,
@@ -316,18 +363,18 @@ fn literal(expression: &Value) -> Option<String> {
 }
 
 /// A node: a mapping with one key, which names its kind.
-fn node(value: &Value) -> Option<(&str, &Value)> {
+pub(crate) fn node(value: &Value) -> Option<(&str, &Value)> {
     let map = value.as_object().filter(|map| map.len() == 1)?;
     let (kind, body) = map.iter().next()?;
     kind.starts_with(|first: char| first.is_ascii_uppercase()).then_some((kind.as_str(), body))
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// Where a span begins. The engine's own line and column are those of a reference's last part.
-fn place(span: &Value, text: &str) -> (u32, u32) {
+pub(crate) fn place(span: &Value, text: &str) -> (u32, u32) {
     let start = span["start"].as_u64().and_then(|start| usize::try_from(start).ok());
     let before = start.and_then(|start| text.get(..start)).unwrap_or_default();
     let line = before.matches('\n').count();

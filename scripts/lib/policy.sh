@@ -34,7 +34,7 @@ check_dependencies() {
             faults=1
         fi
     done
-    for name in proto client broker agent cli sys devspiffe; do
+    for name in proto policy client broker agent cli sys devspiffe; do
         if grep -q "^dayfly-$name v" <<<"$graph"; then
             say "dayfly-domain stands at the bottom, yet it depends on dayfly-$name"
             faults=1

@@ -3,9 +3,7 @@ package dayfly.bench
 
 default decision := {"allow": false}
 
-decision := {"allow": true, "narrow": narrow} if count(deny) == 0
-
-decision := {"allow": false, "reasons": [reason | some reason in deny]} if count(deny) > 0
+decision := {"allow": count(deny) == 0, "reasons": deny, "narrow": narrow}
 
 deny contains "training reads nothing under an inference task" if {
 	input.proven.stage == "training"

@@ -16,7 +16,7 @@ request := {
 }
 
 test_a_long_task_gets_short_credentials if {
-	bench.decision == {"allow": true, "narrow": {"max_ttl": 120}} with input as request
+	bench.decision == {"allow": true, "reasons": set(), "narrow": {"max_ttl": 120}} with input as request
 }
 
 test_a_closed_dataset_is_denied if {

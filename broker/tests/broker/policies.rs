@@ -102,3 +102,51 @@ async fn a_policy_denies_narrows_and_is_swapped_with_the_rules() {
     let task = open(&client).await;
     assert_eq!(reason(issue(&client, &task).await), "POLICY_FAILED");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_whose_own_test_fails_is_refused_and_so_is_all_that_came_with_it() {
+    let mut world = World::new().await;
+    let client = world.connect(TRAINER).await;
+    let failing = policy("decision := {\"allow\": false}", ALLOWS);
+    let scope = "kind: Scope\nmetadata: {name: brought-along}\nspec: {stages: [training], target: {token: {audience: \"https://a.example.org\", scope: a, checked: offline}}}\n";
+    let yaml = [failing.as_str(), scope].join("---\n");
+    let answer = world.try_apply(v1::ApplyRequest { yaml, ..Default::default() }).await.unwrap();
+    let told = |fault: &v1::DocumentFault| fault.problem.contains("the policy's own test test_it failed");
+    assert!(answer.faults.iter().any(told), "{:?}", answer.faults);
+    let admin = world.connect(crate::world::ADMIN).await;
+    let scopes = v1::ListDocumentsRequest { kind: "Scope".to_owned() };
+    let scopes = admin.admin().list_documents(scopes).await.unwrap().into_inner().documents;
+    assert!(!format!("{scopes:?}").contains("brought-along"), "part of a refused apply stands");
+    let task = open(&client).await;
+    issue(&client, &task).await.expect("the refused policy is not in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_loops_denies_and_holds_nobody_up() {
+    let mut world = World::new().await;
+    let (client, other) = (world.connect(TRAINER).await, world.connect(TRAINER).await);
+    let some: String = (0..12).map(|n| format!("\tsome d{n} in digits\n")).collect();
+    let loops = format!(
+        "digits := [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n\nlong if {{\n\tinput.claimed.ttl > 1\n{some}\td0 + d11 == 19\n\td1 > 10\n}}\n\ndefault decision := {{\"allow\": true}}\n\ndecision := {{\"allow\": false}} if long"
+    );
+    world.apply(&policy(&loops, ALLOWS)).await;
+    let (task, unbothered) = (open(&client).await, open(&other).await);
+    let begun = std::time::Instant::now();
+    let looping = async {
+        for _ in 0..8 {
+            assert_eq!(reason(issue(&client, &task).await), "POLICY_FAILED");
+        }
+    };
+    let ending = async {
+        let request = v1::EndTaskRequest {
+            task_id: unbothered.task_id.clone(),
+            task_key: unbothered.task_key.clone(),
+            ..Default::default()
+        };
+        other.credentials().end_task(request).await.expect("ending waits for no policy");
+        begun.elapsed()
+    };
+    let ((), ended) = tokio::join!(looping, ending);
+    assert!(ended < std::time::Duration::from_secs(2), "{ended:?}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}

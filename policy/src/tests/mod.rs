@@ -12,6 +12,7 @@ use crate::PolicySet;
 
 mod answers;
 mod engines;
+mod language;
 mod manual;
 mod refusals;
 

@@ -14,7 +14,7 @@ reasons contains "a tool is given nothing outside the task of somebody else" if 
 }
 
 # Two tools between a person's agent and the data are one too many.
-reasons contains sprintf("%d tools stand in the chain; at most 1 may", [count(tools)]) if {
+reasons contains sprintf("%v tools stand in the chain; at most 1 may", [count(tools)]) if {
 	count(tools) > 1
 }
 
@@ -39,10 +39,7 @@ narrowings contains {"deny_statements": [{
 	input.proven.provider == "aws"
 }
 
-narrow := {key: value |
-	some narrowing in narrowings
-	some key, value in narrowing
-}
+narrow := object.union_n([narrowing | some narrowing in narrowings])
 
 tools contains place if {
 	some place, link in input.proven.chain
