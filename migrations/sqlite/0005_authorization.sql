@@ -11,8 +11,8 @@ ALTER TABLE leases ADD COLUMN leaves_behind TEXT; -- JSON; absent where nothing 
 -- SHA-256 of what policies put into the credential, hexadecimal; absent if nothing.
 ALTER TABLE leases ADD COLUMN narrowed TEXT;
 
-CREATE INDEX leases_live_on ON leases (scope) WHERE state <> 'ended';
-CREATE INDEX leases_live_under ON leases (session) WHERE state <> 'ended';
+CREATE INDEX leases_live_of_scope ON leases (scope) WHERE state <> 'ended';
+CREATE INDEX leases_live_of_session ON leases (session) WHERE state <> 'ended';
 
 -- Requests for temporary access, and what a second admin said of them. Rows are never removed.
 CREATE TABLE approvals (
