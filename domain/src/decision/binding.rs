@@ -156,7 +156,8 @@ fn note_bindings<W: Witness>(facts: &Facts<'_>, task: &Task, witness: &mut W) {
 }
 
 /// Whether every task above may use the scope itself, or delegate it to all who hold a task below it, `last` included:
-/// the holder of a task that is yet to be opened.
+/// the holder of a task that is yet to be opened. A binding counts for a task above as it would for the task's own
+/// requests: one that wants a parent counts for no root, or a tool would be its own parent.
 pub(super) fn first_without_grant<'t>(
     rules: &Rules,
     lineage: &'t [Task],
@@ -168,15 +169,17 @@ pub(super) fn first_without_grant<'t>(
     (0..above).map(|at| (at, &lineage[at])).find_map(|(at, task)| {
         let holders: Vec<&SpiffeId> =
             lineage[at + 1..].iter().map(|task| &task.opened_by).chain(last).collect();
-        let fills_a_stage = rules.stage_of(&task.opened_by).is_some_and(|stage| stage.holds_target_scopes());
+        let stage = rules.stage_of(&task.opened_by).filter(|stage| stage.holds_target_scopes());
+        let serves = |stage| rules.scope(&ask.scope).is_some_and(|scope| scope.stages.contains(&stage));
         let carries = |binding: &&Arc<Binding>| {
             let hands_on = || binding.delegate.as_ref().is_some_and(|to| to.reaches(holders.iter().copied()));
             binding.allows(&ask.parameters)
                 && binding.stands(now)
                 && now < task.opened_at + binding.max_task
-                && (binding.may_use || hands_on())
+                && (binding.start == Start::Root || task.parent.is_some())
+                && (binding.may_use && stage.is_some_and(serves) || hands_on())
         };
         let bindings = rules.bindings_fitting(&ask.scope, &task.opened_by, &ask.parameters);
-        (!fills_a_stage || !bindings.iter().any(carries)).then_some(task)
+        (stage.is_none() || !bindings.iter().any(carries)).then_some(task)
     })
 }

@@ -47,8 +47,10 @@ fn by_the_book(world: &RandomWorld) -> bool {
                 below.len() <= delegation.depth as usize
                     && below.iter().all(|t| delegation.to.iter().any(|p| p.matches(&t.opened_by)))
             };
+            let serves = scope.stages.contains(&super::worlds::stage_of(&lineage[at].opened_by));
             fits(one, &lineage[at].opened_by, &lineage[at])
-                && (one.may_use || one.delegate.as_ref().is_some_and(to))
+                && (one.start == Start::Root || at > 0)
+                && (one.may_use && serves || one.delegate.as_ref().is_some_and(to))
         })
     };
     let open = |task: &Task| matches!(task.state, TaskState::Open { deadline } if NOW < deadline);
