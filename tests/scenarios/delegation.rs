@@ -17,6 +17,7 @@ metadata: {name: planner-hands-on}
 spec:
   identities: ["spiffe://example.org/retrieval/planner"]
   scope: index-read
+  start: root
   grants: [delegate]
   delegate: {to: ["spiffe://example.org/tool/search"]}
 "#;
