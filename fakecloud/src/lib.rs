@@ -1,0 +1,3 @@
+//! A cloud for tests that evaluates: STS, IAM and a little S3, which refuse what AWS refuses.
+
+pub mod policy;
