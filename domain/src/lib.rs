@@ -13,11 +13,13 @@
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
 //! | [`lint`] | what is legal and still a mistake |
 //! | [`schedule`] | when to renew, when to try again |
+//! | [`aws_deny`] | how sessions of AWS are ended: one deny document per role |
 //! | [`audit`] | records and their hash chain |
 
 pub mod approval;
 pub mod artifact;
 pub mod audit;
+pub mod aws_deny;
 pub mod binding;
 pub mod binding_index;
 pub mod caller;
