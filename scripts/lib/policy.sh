@@ -34,9 +34,17 @@ check_dependencies() {
             faults=1
         fi
     done
-    for name in proto policy client broker agent cli sys devspiffe; do
+    for name in proto policy client broker agent cli sys devspiffe fakecloud; do
         if grep -q "^dayfly-$name v" <<<"$graph"; then
             say "dayfly-domain stands at the bottom, yet it depends on dayfly-$name"
+            faults=1
+        fi
+    done
+
+    for name in dayfly-broker dayfly-agent dayfly; do
+        graph=$(cargo tree --locked --package "$name" --edges normal,build --prefix none)
+        if grep -q '^dayfly-fakecloud v' <<<"$graph"; then
+            say "dayfly-fakecloud is for tests, yet $name depends on it"
             faults=1
         fi
     done

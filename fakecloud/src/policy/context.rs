@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::PolicyError;
 
 /// Keys with one value.
-const SINGLE: [&str; 16] = [
+const SINGLE: [&str; 15] = [
     "aws:CurrentTime",
     "aws:EpochTime",
     "aws:FederatedProvider",
@@ -18,7 +18,6 @@ const SINGLE: [&str; 16] = [
     "aws:TokenIssueTime",
     "aws:userid",
     "iam:PermissionsBoundary",
-    "s3:delimiter",
     "s3:prefix",
     "sts:RoleAuthorizedByIdp",
     "sts:RoleSessionName",
