@@ -11,6 +11,7 @@
 //! | [`decision`] | allow or deny, with the reasons |
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
+//! | [`review`] | what was used of bindings, and what would have sufficed |
 //! | [`lint`] | what is legal and still a mistake |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`aws_deny`] | how sessions of AWS are ended: one deny document per role |
@@ -35,6 +36,7 @@ pub mod pattern;
 pub mod pattern_index;
 pub mod policy;
 pub mod reach;
+pub mod review;
 pub mod rules;
 pub mod schedule;
 pub mod scope;

@@ -1,6 +1,7 @@
 mod delegation;
 mod properties;
 mod reach;
+mod review;
 mod told;
 mod worlds;
 

@@ -8,6 +8,7 @@ use super::Document;
 use super::fields::{Fields, Sink};
 use crate::binding::{AllowedValues, Binding, Delegation, Start, ViaRule};
 use crate::parameter::WholePattern;
+use crate::pattern::SpiffePattern;
 use crate::time::Ttl;
 
 /// How long after a task was opened a binding grants under it, if it does not say.
@@ -78,6 +79,41 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Read> {
         digest: document.digest(),
     };
     Some(Read { binding, start })
+}
+
+/// The document of a binding, so that it says what `binding` says: for whom, which values, what it grants, where it starts
+/// and how long. What else it says stays, its labels too. `start` is written out: its default hangs on the identities.
+pub fn rewritten(document: &Document, binding: &Binding) -> Document {
+    let mut document = document.clone();
+    let Value::Object(spec) = &mut document.spec else { return document };
+    let texts = |patterns: &[SpiffePattern]| Value::from_iter(patterns.iter().map(ToString::to_string));
+    spec.insert("identities".to_owned(), texts(&binding.identities));
+    let grants = [("use", binding.may_use), ("delegate", binding.delegate.is_some())];
+    let grants = grants.into_iter().filter(|(_, granted)| *granted).map(|(grant, _)| grant);
+    spec.insert("grants".to_owned(), Value::from_iter(grants));
+    match &binding.delegate {
+        Some(Delegation { to, depth }) => {
+            spec.insert("delegate".to_owned(), serde_json::json!({"to": texts(to), "depth": depth}));
+        }
+        None => drop(spec.remove("delegate")),
+    }
+    if !binding.parameters.is_empty() {
+        let allowed = |allowed: &AllowedValues| match allowed {
+            AllowedValues::List(values) => serde_json::json!(values),
+            AllowedValues::Pattern(pattern) => serde_json::json!({"pattern": pattern.as_str()}),
+        };
+        let parameters = binding.parameters.iter().map(|(name, values)| (name.clone(), allowed(values)));
+        spec.insert("parameters".to_owned(), Value::Object(parameters.collect()));
+    }
+    let start = match binding.start {
+        Start::Root => "root",
+        Start::UnderParent => "under_parent",
+    };
+    spec.insert("start".to_owned(), start.into());
+    if binding.max_task != DEFAULT_MAX_TASK {
+        spec.insert("max_task".to_owned(), binding.max_task.to_string().into());
+    }
+    document
 }
 
 fn read_delegation(spec: &mut Fields, sink: &mut Sink<'_>) -> Option<Delegation> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use self::binding::rewritten;
 pub use self::compile::{compile, read_policy};
 use self::fields::{Fields, Sink};
 
