@@ -29,3 +29,5 @@ mod nodes;
 mod policies;
 #[path = "broker/questions.rs"]
 mod questions;
+#[path = "broker/review.rs"]
+mod review;

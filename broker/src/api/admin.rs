@@ -6,6 +6,7 @@ use std::time::Duration;
 use dayfly_domain::audit::Stream as AuditStream;
 use dayfly_domain::document::Kind;
 use dayfly_domain::id::RequestId;
+use dayfly_domain::node::TrustDomainRule;
 use dayfly_proto::v1;
 use dayfly_proto::v1::admin_service_server::AdminService;
 use tokio_stream::Stream;
@@ -79,7 +80,9 @@ impl AdminService for Api {
         let loaded = self.broker.store.load_documents().await;
         let (revision, rows) = loaded.map_err(|error| status::of(error.into(), id))?;
         let documents = rows.iter().filter(|row| row.document.key.kind == kind).map(document).collect();
-        Ok(Response::new(v1::ListDocumentsResponse { documents, revision }))
+        let domains = self.broker.trust_domains.iter().filter(|_| kind == Kind::Stage);
+        let trust_domains = domains.map(trust_domain).collect();
+        Ok(Response::new(v1::ListDocumentsResponse { documents, revision, trust_domains }))
     }
 
     async fn get_document(&self, rpc: Rpc<v1::GetDocumentRequest>) -> Answer<v1::GetDocumentResponse> {
@@ -249,6 +252,14 @@ fn limit(asked: u32) -> u32 {
 
 fn unknown(kind: &'static str, name: &str, id: RequestId) -> Status {
     status::of(OperationError::Unknown { kind, name: name.chars().take(128).collect() }, id)
+}
+
+fn trust_domain(rule: &TrustDomainRule) -> v1::TrustDomain {
+    v1::TrustDomain {
+        name: rule.name.clone(),
+        stages: rule.stages.iter().map(ToString::to_string).collect(),
+        patterns: rule.patterns.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn document(row: &StoredDocument) -> v1::Document {

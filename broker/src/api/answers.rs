@@ -191,7 +191,8 @@ fn bound(entry: &Entry, promise: Option<Promise>) -> v1::BoundScope {
     }
 }
 
-fn of_binding(binding: &Binding) -> v1::BoundScope {
+/// A binding as its document says.
+pub(super) fn of_binding(binding: &Binding) -> v1::BoundScope {
     let start = match binding.start {
         Start::Root => "root",
         Start::UnderParent => "under_parent",

@@ -7,6 +7,7 @@ pub mod credential;
 mod delegation;
 pub mod node;
 pub mod question;
+mod review;
 pub mod status;
 pub mod wire;
 

@@ -11,7 +11,8 @@ use dayfly_proto::v1;
 use dayfly_proto::v1::question_service_server::QuestionService;
 use tonic::{Request as Rpc, Response, Status};
 
-use super::{Api, answers, status, wire};
+use super::{Api, answers, review, status, wire};
+use crate::operations;
 use crate::operations::admin::Verb;
 use crate::operations::explain::{self, Stand, Supposed};
 use crate::operations::reach::{self, Subject};
@@ -72,6 +73,13 @@ impl QuestionService for Api {
         let answer = who_can::who_can(&self.broker, what, chosen).await;
         Ok(Response::new(answers::who_can(answer.map_err(|error| status::of(error, id))?)))
     }
+
+    async fn review(&self, rpc: Rpc<v1::ReviewRequest>) -> Answer<v1::ReviewResponse> {
+        let (id, _) = self.admin(&rpc, Verb::Read).await?;
+        let (wanted, back) = review::asked(rpc.into_inner(), id)?;
+        let answer = operations::review::review(&self.broker, wanted, back).await;
+        Ok(Response::new(review::reviewed(&answer.map_err(|error| status::of(error, id))?)))
+    }
 }
 
 fn supposed(wire: v1::Hypothesis, id: RequestId) -> Result<Supposed, Status> {
@@ -117,7 +125,7 @@ fn chosen(wire: HashMap<String, String>, id: RequestId) -> Result<Parameters, St
     Ok(wire.into_iter().collect())
 }
 
-fn spiffe_id(text: &str, id: RequestId) -> Result<SpiffeId, Status> {
+pub(super) fn spiffe_id(text: &str, id: RequestId) -> Result<SpiffeId, Status> {
     text.parse().map_err(|fault: dayfly_domain::spiffe::NotASpiffeId| {
         let next = "write it like spiffe://example.org/training/llm";
         status::invalid("SPIFFE_ID_INVALID", format!("not a workload's SPIFFE ID: {fault}"), next, id)

@@ -95,6 +95,7 @@ async fn offer(broker: &Broker, request: &Request, wish: DelegateTask) -> Result
         .with("task_id", id)
         .with("parent_task_id", wish.task)
         .with("session_id", session)
+        .with("ceiling", &wish.ceiling)
         .with("claim_until", claim_until.to_string())
         .with("deadline", deadline.to_string())
         .with("revision", rules.revision)

@@ -18,6 +18,7 @@ pub mod pace;
 mod past;
 pub mod reach;
 pub mod renew;
+pub mod review;
 pub mod revoke;
 pub mod stream_anchor;
 pub mod who_can;

@@ -93,6 +93,7 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
         .with("task_id", id)
         .with("session_id", session)
         .with("chain", chain)
+        .with("ceiling", &wish.ceiling)
         .with("deadline", deadline.to_string())
         .with("revision", rules.revision)
         .with("rules_digest", &rules.digest)

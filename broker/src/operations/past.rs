@@ -21,7 +21,7 @@ use crate::policy;
 use crate::store::{ApprovalFilter, AuditRow};
 
 /// How much later than its request a decision may be recorded.
-const LATEST_RECORD: Ttl = Ttl::minutes(2);
+pub(super) const LATEST_RECORD: Ttl = Ttl::minutes(2);
 /// Records that are looked through for one request.
 const RECORDS_SEARCHED: u64 = 500_000;
 
