@@ -19,6 +19,7 @@ use crate::nodes::NodeCommand;
 use crate::output::Format;
 use crate::policy::PolicyCommand;
 use crate::reach::ReachArgs;
+use crate::review::ReviewArgs;
 use crate::revoke::RevokeArgs;
 use crate::run::RunArgs;
 use crate::tasks::TaskCommand;
@@ -141,6 +142,8 @@ pub enum AdminCommand {
     Reach(ReachArgs),
     /// Say who may have a scope, or touch a target
     WhoCan(WhoCanArgs),
+    /// Say what was used of bindings, and propose narrower ones
+    Review(ReviewArgs),
     /// Say which identity the Workload API gives this process
     Whoami,
 }

@@ -22,6 +22,7 @@ mod output;
 mod policy;
 mod question;
 mod reach;
+mod review;
 mod revoke;
 mod run;
 mod sources;
@@ -105,6 +106,7 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Explain(args) => explain::explain(args, connect, format).await?,
         AdminCommand::Reach(args) => reach::reach(args, connect, format).await?,
         AdminCommand::WhoCan(args) => who_can::who_can(args, connect, format).await?,
+        AdminCommand::Review(args) => review::review(args, connect, format).await?,
         AdminCommand::Whoami => whoami::whoami(connect, format).await?,
     }
     Ok(Exit::Done)

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use dayfly_client::Refusal;
 use dayfly_client::v1::approval_service_server::ApprovalServiceServer;
+use dayfly_client::v1::question_service_server::QuestionServiceServer;
 use dayfly_client::v1::{self, admin_service_server as service};
 use dayfly_domain::audit::{GENESIS, Record, Stream, chain};
 use dayfly_domain::time::Timestamp;
@@ -25,6 +26,10 @@ pub struct State {
     pub revoke_asked: Vec<v1::RevokeRequest>,
     pub leases_asked: Vec<v1::ListLeasesRequest>,
     pub approvals: super::approvals::Asked,
+    /// Documents in place of those it has by heart, and what it answers of them.
+    pub stored: Option<String>,
+    pub trust_domains: Vec<v1::TrustDomain>,
+    pub review: v1::ReviewResponse,
 }
 
 impl Default for FakeBroker {
@@ -38,6 +43,9 @@ impl Default for FakeBroker {
             revoke_asked: Vec::new(),
             leases_asked: Vec::new(),
             approvals: super::approvals::Asked::default(),
+            stored: None,
+            trust_domains: Vec::new(),
+            review: v1::ReviewResponse::default(),
         })))
     }
 }
@@ -47,6 +55,7 @@ impl FakeBroker {
         tonic::transport::Server::builder()
             .add_service(service::AdminServiceServer::new(self.clone()))
             .add_service(ApprovalServiceServer::new(self.clone()))
+            .add_service(QuestionServiceServer::new(self.clone()))
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
@@ -54,7 +63,7 @@ impl FakeBroker {
     }
 }
 
-fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+pub fn at(seconds: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds: 1_800_000_000 + seconds, nanos: 250_000_000 })
 }
 
@@ -149,6 +158,22 @@ fn documents(kind: &str) -> Vec<v1::Document> {
     ]
 }
 
+/// The documents of one kind in a text.
+fn of_kind(yaml: &str, kind: &str) -> Vec<v1::Document> {
+    let (all, faults) = dayfly_domain::document::parse(yaml);
+    assert!(faults.is_empty(), "{faults:?}");
+    let of_kind = all.into_iter().map(|(_, one)| one).filter(|one| one.key.kind.as_str() == kind);
+    let stored = of_kind.map(|one| v1::Document {
+        kind: kind.into(),
+        name: one.key.name.clone(),
+        yaml: one.to_yaml(),
+        revision: 6,
+        applied_at: at(-600),
+        applied_by: "spiffe://prod.example/admin/ann".into(),
+    });
+    stored.collect()
+}
+
 /// Records of one stream, chained as a broker chains them.
 pub fn chained(stream: Stream, count: u64) -> Vec<v1::ReadAuditResponse> {
     let mut previous = GENESIS;
@@ -205,8 +230,13 @@ impl service::AdminService for FakeBroker {
         &self,
         rpc: Request<v1::ListDocumentsRequest>,
     ) -> Answer<v1::ListDocumentsResponse> {
-        let documents = documents(&rpc.into_inner().kind);
-        Ok(Response::new(v1::ListDocumentsResponse { documents, revision: 7 }))
+        let kind = rpc.into_inner().kind;
+        let (stored, trust_domains) = self.with(|state| (state.stored.clone(), state.trust_domains.clone()));
+        let documents = match stored {
+            Some(yaml) => of_kind(&yaml, &kind),
+            None => documents(&kind),
+        };
+        Ok(Response::new(v1::ListDocumentsResponse { documents, revision: 7, trust_domains }))
     }
 
     async fn get_document(&self, rpc: Request<v1::GetDocumentRequest>) -> Answer<v1::GetDocumentResponse> {

@@ -5,6 +5,7 @@
 pub mod admin;
 mod agent;
 pub mod approvals;
+mod questions;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
