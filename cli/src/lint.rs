@@ -1,5 +1,7 @@
 //! `dayfly lint`: what is legal in documents and still a mistake, as they stand or as a file would make them.
 
+mod at_hand;
+
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,14 +13,14 @@ use dayfly_domain::lint::{self, Finding, MAX_ENTRIES_INPUT, Severity};
 use dayfly_domain::node::TrustDomainRule;
 use dayfly_domain::pattern::SpiffePattern;
 use dayfly_domain::stage::Stage;
-use dayfly_domain::time::Timestamp;
+use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Serialize;
 
-use crate::connect::ConnectArgs;
-use crate::documents;
+use crate::connect::{Admin, ConnectArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, BAD, BOLD, FAINT, Format, GOOD, ODD, paint, printable};
+use crate::review::DEFAULT_BACK;
 use crate::sources;
 
 const EXAMPLES: &str = "\
@@ -43,6 +45,9 @@ pub struct LintArgs {
     /// SPIRE's entries, as `spire-server entry show -output json` prints them
     #[arg(long, value_name = "FILE")]
     spire_entries: Option<PathBuf>,
+    /// How far back bindings are held against what was used of them
+    #[arg(long, value_name = "SPAN", default_value = DEFAULT_BACK, conflicts_with = "offline")]
+    since: Ttl,
     /// Which findings make the command fail
     #[arg(long, value_enum, default_value_t = FailOn::Warning)]
     fail_on: FailOn,
@@ -67,19 +72,27 @@ pub async fn lint(args: LintArgs, connect: ConnectArgs, format: Format) -> Resul
         Some(file) => document::parse(&sources::read(file)?),
         None => (Vec::new(), Vec::new()),
     };
-    if !args.offline {
-        let stored = stored(connect, &mut faults).await?;
-        let kept = stored.into_iter().filter(|old| !whole.iter().any(|(_, new)| new.key == old.key));
-        let kept: Vec<(u32, Document)> = kept.map(|document| (0, document)).collect();
-        whole.extend(kept);
-    }
-    let rules = document::compile(0, &trust_domains(&whole), &whole);
+    let changed = whole.iter().filter(|(_, document)| document.key.kind == Kind::Binding);
+    let changed: BTreeSet<String> = changed.map(|(_, document)| document.key.name.clone()).collect();
+    let admin = match args.offline {
+        true => None,
+        false => Some(connect.admin().await?),
+    };
+    let domains = match &admin {
+        Some(admin) => lay_over(admin, &mut whole, &mut faults).await?,
+        None => believed(&whole),
+    };
+    let rules = document::compile(0, &domains, &whole);
     let rules = rules.map_err(|more| unsound(faults.iter().chain(&more)));
     if !faults.is_empty() {
         return Err(unsound(faults.iter()));
     }
     let mut findings = lint::check(&rules?, now());
     findings.extend(whole.iter().flat_map(|(number, document)| on_claims(*number, document)));
+    if let Some(admin) = &admin {
+        findings.extend(at_hand::by_use(admin, args.since, &changed).await?);
+        findings.extend(at_hand::needless_leaves_behind(admin, &whole).await);
+    }
     if let Some(path) = &args.spire_entries {
         let cannot = |why: String| {
             Failure::new(format!("cannot read {}: {why}", path.display()))
@@ -100,21 +113,21 @@ pub async fn lint(args: LintArgs, connect: ConnectArgs, format: Format) -> Resul
     Ok(if fails { Exit::Failed } else { Exit::Done })
 }
 
-async fn stored(connect: ConnectArgs, faults: &mut Vec<Fault>) -> Result<Vec<Document>, Failure> {
-    let admin = connect.admin().await?;
-    let mut stored = Vec::new();
-    for kind in Kind::ALL {
-        for view in documents::all(&admin, kind).await?.documents {
-            let (read, found) = document::parse(&view.yaml);
-            stored.extend(read.into_iter().map(|(_, document)| document));
-            faults.extend(found);
-        }
-    }
-    Ok(stored)
+/// Puts what stands under what the file says. Answers with the trust domains that the broker's configuration admits.
+async fn lay_over(
+    admin: &Admin,
+    whole: &mut Vec<(u32, Document)>,
+    faults: &mut Vec<Fault>,
+) -> Result<Vec<TrustDomainRule>, Failure> {
+    let stored = at_hand::stored(admin, faults).await?;
+    let kept = stored.into_iter().filter(|old| !whole.iter().any(|(_, new)| new.key == old.key));
+    let kept: Vec<(u32, Document)> = kept.map(|document| (0, document)).collect();
+    whole.extend(kept);
+    at_hand::trust_domains(admin).await
 }
 
-/// The broker's configuration says which trust domains it admits; here those count that stages name.
-fn trust_domains(whole: &[(u32, Document)]) -> Vec<TrustDomainRule> {
+/// Without a broker nobody tells which trust domains there are: those count that stages name.
+fn believed(whole: &[(u32, Document)]) -> Vec<TrustDomainRule> {
     let stages = whole.iter().filter(|(_, document)| document.key.kind == Kind::Stage);
     let patterns = stages.filter_map(|(_, stage)| stage.spec.get("patterns")?.as_array()).flatten();
     let named: BTreeSet<String> = patterns

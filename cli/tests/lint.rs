@@ -3,6 +3,8 @@
 
 mod support;
 
+use dayfly_client::v1::{self, reviewed_binding::Verdict};
+use support::admin::at;
 use support::{Done, World, golden};
 
 const DOCUMENTS: &str = r#"
@@ -73,4 +75,81 @@ fn a_file_is_laid_over_what_the_broker_holds() {
     let done = world.admin(&["lint", "-f", file.to_str().unwrap()]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains("Scope/kv-read"), "{}", done.err);
+}
+
+/// What a broker holds in which only use, a target and its configuration find something.
+const STORED: &str = r#"
+kind: Stage
+metadata: {name: training}
+spec: {patterns: ["spiffe://example.org/train/*"]}
+---
+kind: Scope
+metadata: {name: buckets}
+spec: {stages: [training], leaves_behind: [credentials], target: {aws: {role: "arn:aws:iam::111122223333:role/train"}}}
+---
+kind: Scope
+metadata: {name: data}
+spec: {stages: [training], leaves_behind: [copies], target: {token: {audience: "https://data"}}}
+---
+kind: Binding
+metadata: {name: reads}
+spec: {identities: ["spiffe://example.org/train/a"], scope: data}
+---
+kind: Binding
+metadata: {name: young}
+spec: {identities: ["spiffe://example.org/train/a"], scope: data}
+---
+kind: Binding
+metadata: {name: bucket}
+spec: {identities: ["spiffe://example.org/train/a"], scope: buckets}
+"#;
+
+fn reviewed(name: &str, verdict: Verdict, applied: i64) -> v1::ReviewedBinding {
+    v1::ReviewedBinding {
+        bound: Some(v1::BoundScope { binding: name.into(), ..v1::BoundScope::default() }),
+        applied_at: at(applied),
+        verdict: verdict.into(),
+        taken: vec!["max_task: 1d becomes 1h".into()],
+        ..v1::ReviewedBinding::default()
+    }
+}
+
+#[test]
+fn a_broker_at_hand_tells_what_was_used_and_what_its_targets_and_configuration_say() {
+    let world = World::new();
+    let example = v1::TrustDomain {
+        name: "example.org".into(),
+        stages: vec!["training".into()],
+        patterns: vec!["spiffe://example.org/**".into()],
+    };
+    world.broker.with(|state| {
+        state.stored = Some(STORED.to_owned());
+        state.trust_domains = vec![example];
+        state.review = v1::ReviewResponse {
+            since: at(-3600),
+            bindings: vec![
+                reviewed("reads", Verdict::Narrow, -7200),
+                reviewed("young", Verdict::RemoveUnused, -600),
+                reviewed("bucket", Verdict::RemoveUnused, -7200),
+            ],
+            ..v1::ReviewResponse::default()
+        };
+    });
+    let done = world.admin(&["lint"]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    golden("lint_at_hand.txt", &done.out);
+    let asked = world.broker.with(|state| std::mem::take(&mut state.apply_asked));
+    assert!(asked.len() == 1 && asked[0].dry_run, "{asked:?}");
+    assert!(asked[0].yaml.contains("buckets") && !asked[0].yaml.contains("leaves_behind"), "{asked:?}");
+
+    // What the file changes is not judged by what was used of what it was; what the target refuses is needed.
+    let file = world.path("reads.yaml");
+    std::fs::write(&file, "kind: Binding\nmetadata: {name: reads}\nspec: {identities: [\"spiffe://example.org/train/b\"], scope: data}\n").unwrap();
+    world.broker.with(|state| state.applied.faults = vec![v1::DocumentFault::default()]);
+    let done = world.admin(&["lint", "-f", file.to_str().unwrap()]);
+    assert!(!done.out.contains("wider-than-use") && !done.out.contains("needless"), "{done:?}");
+
+    world.broker.with(|state| state.trust_domains[0].stages = vec!["tool".into()]);
+    let done = world.admin(&["lint"]);
+    assert!(done.err.contains("no trust domain") && done.out.is_empty(), "{done:?}");
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Finding, Severity};
+use super::{Finding, Severity, needless_leaves_behind, starts};
+use crate::artifact;
 use crate::binding::{Binding, ViaRule};
 use crate::pattern::SpiffePattern;
 use crate::rules::Rules;
@@ -13,6 +14,7 @@ use crate::time::Timestamp;
 pub(super) fn check(rules: &Rules, now: Timestamp) -> Vec<Finding> {
     let mut findings = Vec::new();
     for scope in rules.scopes() {
+        findings.extend(needless_words(scope));
         let bindings = rules.bindings_of(&scope.name);
         let carries = |binding: &&Arc<Binding>| never(rules, scope, binding, now).is_none();
         if !bindings.iter().any(|binding| binding.may_use && carries(&binding)) {
@@ -27,7 +29,10 @@ pub(super) fn check(rules: &Rules, now: Timestamp) -> Vec<Finding> {
             });
         }
         for binding in bindings {
-            findings.extend(never(rules, scope, binding, now));
+            match never(rules, scope, binding, now) {
+                Some(finding) => findings.push(finding),
+                None => findings.extend(starts::check(rules, scope, binding, now)),
+            }
             findings.extend(too_wide(binding));
         }
     }
@@ -49,21 +54,13 @@ fn never(rules: &Rules, scope: &Scope, binding: &Binding, now: Timestamp) -> Opt
         let what = format!("ended at {until}");
         return Some(finding("binding-ended", "spec.until", what, "remove it, or give it a later end"));
     }
-    let fills = |served: bool| {
-        let stages = rules.stages().iter().filter(|rule| {
-            rule.stage.holds_target_scopes() && (!served || scope.stages.contains(&rule.stage))
-        });
-        stages
-            .flat_map(|rule| &rule.patterns)
-            .any(|pattern| binding.identities.iter().any(|identity| identity.overlaps(pattern)))
-    };
-    if !fills(false) {
+    if !fills(rules, scope, binding, false) {
         let what = "its identities fill no stage".to_owned();
         let next = "add them to a Stage document, or correct the pattern";
         return Some(finding("binding-without-stage", "spec.identities", what, next));
     }
     // Whoever only hands a scope on need not be of a stage that the scope serves.
-    if binding.may_use && !fills(true) {
+    if binding.may_use && !fills(rules, scope, binding, true) {
         let stages: Vec<&str> = scope.stages.iter().map(|stage| stage.as_str()).collect();
         let what =
             format!("its identities are of other stages than the scope serves ({})", stages.join(", "));
@@ -79,6 +76,26 @@ fn never(rules: &Rules, scope: &Scope, binding: &Binding, now: Timestamp) -> Opt
         let anchor = scope.anchor.map_or("", AnchorKind::as_str);
         let what = format!("no task that comes this way has anchor {anchor}, which the scope wants");
         finding("binding-against-anchor", "spec.via", what, "change `via`, or the scope's `anchor`")
+    })
+}
+
+/// Whether somebody it is for can fill a stage: one that the scope serves, or any that holds scopes.
+pub(super) fn fills(rules: &Rules, scope: &Scope, binding: &Binding, served: bool) -> bool {
+    let stages = rules
+        .stages()
+        .iter()
+        .filter(|rule| rule.stage.holds_target_scopes() && (!served || scope.stages.contains(&rule.stage)));
+    stages
+        .flat_map(|rule| &rule.patterns)
+        .any(|pattern| binding.identities.iter().any(|identity| identity.overlaps(pattern)))
+}
+
+/// Words on what credentials leave behind, where there is no credential.
+fn needless_words(scope: &Scope) -> Option<Finding> {
+    let needless = scope.provider == artifact::PROVIDER && !scope.leaves_behind.is_empty();
+    needless.then(|| Finding {
+        what: "a scope for actions on an artifact gives no credential that could leave anything".to_owned(),
+        ..needless_leaves_behind(&scope.name)
     })
 }
 

@@ -16,6 +16,27 @@ const INTERPRETERS: [&str; 14] = [
     "lua",
 ];
 
+/// Segments that tell stages apart where paths are made of them.
+const STAGE_WORDS: [&str; 17] = [
+    "train",
+    "training",
+    "infer",
+    "inference",
+    "serve",
+    "serving",
+    "retrieve",
+    "retrieval",
+    "rag",
+    "tool",
+    "tools",
+    "agent",
+    "agents",
+    "admin",
+    "node",
+    "eval",
+    "index",
+];
+
 #[derive(Deserialize)]
 struct Dump {
     entries: Vec<Entry>,
@@ -26,11 +47,12 @@ struct Entry {
     #[serde(default)]
     id: String,
     spiffe_id: Id,
+    parent_id: Option<Id>,
     #[serde(default)]
     selectors: Vec<Selector>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Id {
     trust_domain: String,
     #[serde(default)]
@@ -66,7 +88,55 @@ pub fn check_entries(dump: &str) -> Result<Vec<Finding>, String> {
         why: "several workloads are one identity: what one may have, all have, and records cannot tell them apart",
         next: "give each workload a SPIFFE ID of its own",
     }));
+    findings.extend(told_apart_by_stage_alone(&entries));
     Ok(findings)
+}
+
+/// Entries of one node with the same selectors, whose paths differ in one segment that names a stage: every process they
+/// match has both identities, and with them both stages.
+fn told_apart_by_stage_alone(entries: &[Entry]) -> Vec<Finding> {
+    let mut alike: BTreeMap<(Option<&Id>, BTreeSet<String>), Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        let selectors = entry.selectors.iter().map(|one| format!("{}:{}", one.r#type, one.value));
+        alike.entry((entry.parent_id.as_ref(), selectors.collect())).or_default().push(entry);
+    }
+    let twin = |(entry, others): (&Entry, &[&Entry])| {
+        let other = others.iter().find(|other| differ_in_a_stage(&entry.spiffe_id, &other.spiffe_id))?;
+        Some(Finding {
+            code: "stage-by-path-only",
+            severity: Severity::Error,
+            document: format!("Entry/{}", entry.id),
+            path: "selectors".to_owned(),
+            what: format!(
+                "the same processes are {} and {} (entry {})",
+                shown(&entry.spiffe_id),
+                shown(&other.spiffe_id),
+                other.id
+            ),
+            why: "a process picks the stage it wants to be: what one stage may not have, it gets as the other",
+            next: "tell them apart by selectors: a user, a systemd unit, a container image or a job for each stage",
+        })
+    };
+    let groups = alike.into_values();
+    groups
+        .flat_map(|group| {
+            (0..group.len()).filter_map(|at| twin((group[at], &group[at + 1..]))).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn differ_in_a_stage(one: &Id, other: &Id) -> bool {
+    let (a, b): (Vec<&str>, Vec<&str>) = (one.path.split('/').collect(), other.path.split('/').collect());
+    let differing: Vec<(&str, &str)> =
+        a.iter().copied().zip(b.iter().copied()).filter(|(a, b)| a != b).collect();
+    let names_a_stage = |segment: &str| STAGE_WORDS.contains(&segment);
+    one.trust_domain == other.trust_domain
+        && a.len() == b.len()
+        && matches!(differing[..], [(a, b)] if names_a_stage(a) || names_a_stage(b))
+}
+
+fn shown(id: &Id) -> String {
+    format!("spiffe://{}{}", id.trust_domain, id.path)
 }
 
 /// An identity that every program of one interpreter has.

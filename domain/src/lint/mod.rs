@@ -2,6 +2,7 @@
 
 mod bindings;
 mod entries;
+mod starts;
 
 use serde::Serialize;
 
@@ -54,6 +55,46 @@ pub fn check(rules: &Rules, now: Timestamp) -> Vec<Finding> {
     let mut findings = bindings::check(rules, now);
     findings.sort_by(|a, b| (&a.document, a.code, &a.path).cmp(&(&b.document, b.code, &b.path)));
     findings
+}
+
+/// A scope that declares to leave something behind although nothing it allows could. Whoever knows the target says so.
+pub fn needless_leaves_behind(scope: &str) -> Finding {
+    Finding {
+        code: "leaves-behind-needless",
+        severity: Severity::Warning,
+        document: format!("Scope/{scope}"),
+        path: "spec.leaves_behind".to_owned(),
+        what: "nothing that it allows could leave anything behind".to_owned(),
+        why: "its leases are promised to run out only, though they could be taken back; and what is added later to \
+              leave something is not noticed",
+        next: "remove it; apply says if it is needed",
+    }
+}
+
+/// A binding of which less would have sufficed, by what was recorded. `taken` says what was not used.
+pub fn wider_than_use(binding: &str, since: &str, taken: &[String]) -> Finding {
+    Finding {
+        code: "binding-wider-than-use",
+        severity: Severity::Warning,
+        document: format!("Binding/{binding}"),
+        path: "spec".to_owned(),
+        what: format!("since {since} less would have sufficed: {}", taken.join("; ")),
+        why: "what nobody uses is there for whoever takes over an identity that it is for",
+        next: "look at `dayfly review --binding`, which proposes the narrower document",
+    }
+}
+
+/// A binding that nobody used.
+pub fn never_used(binding: &str, since: &str) -> Finding {
+    Finding {
+        code: "binding-never-used",
+        severity: Severity::Warning,
+        document: format!("Binding/{binding}"),
+        path: "metadata.name".to_owned(),
+        what: format!("nobody used it since {since}"),
+        why: "what nobody uses is there for whoever takes over an identity that it is for",
+        next: "remove it, or let its owner say what it is for",
+    }
 }
 
 #[cfg(test)]

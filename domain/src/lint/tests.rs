@@ -73,7 +73,60 @@ fn wide_patterns_are_named_and_want_somebody_who_answers_for_them() {
     let accounted = SOUND.replace("scope: data}", "scope: data, owner: ann, ticket: OPS-1}");
     assert_eq!(codes(&accounted.replace(who, "spiffe://example.org/train/*")), []);
     let whole = codes(&accounted.replace(who, "spiffe://example.org/**"));
-    assert_eq!(whole, [named("pattern-whole-trust-domain")]);
+    // Tools among them start no roots unless that is said.
+    assert_eq!(whole, [named("binding-without-parent"), named("pattern-whole-trust-domain")]);
+}
+
+#[test]
+fn a_binding_that_wants_a_parent_is_named_where_there_can_be_none() {
+    let named = |code| vec![("Binding/reads".to_owned(), code)];
+    let below = SOUND.replace("scope: data}", "scope: data, start: under_parent, parameters: {set: [a, b]}}");
+    let below =
+        below.replace("stages: [training],", "stages: [training], parameters: {set: {type: segment}},");
+    assert_eq!(codes(&below), named("binding-without-parent"));
+    let with = |more: &str| {
+        let who = "spiffe://example.org/train/b";
+        let other = format!(
+            "---\nkind: Binding\nmetadata: {{name: above}}\nspec: {{identities: [\"{who}\"], scope: data, {more}}}\n"
+        );
+        let of_reads =
+            codes(&(below.clone() + &other)).into_iter().filter(|(document, _)| document == "Binding/reads");
+        of_reads.collect::<Vec<_>>()
+    };
+    assert_eq!(with("start: root"), []);
+    assert_eq!(with("start: root, parameters: {set: b}"), []);
+    let hands_on =
+        |to: &str| format!("grants: [delegate], delegate: {{to: [\"spiffe://example.org/{to}\"]}}");
+    assert_eq!(with(&hands_on("train/a")), []);
+    for no_parent in [
+        "start: under_parent",
+        "parameters: {set: c}",
+        "until: \"2020-01-01T00:00:00Z\"",
+        &hands_on("tool/*"),
+    ] {
+        assert_eq!(with(no_parent), named("binding-without-parent"), "{no_parent}");
+    }
+}
+
+#[test]
+fn a_scope_that_is_handed_to_whom_nothing_lets_use_it_is_named() {
+    let planner = |to: &str| {
+        format!(
+            "{SOUND}---\nkind: Stage\nmetadata: {{name: inference}}\nspec: {{patterns: [\"spiffe://example.org/infer/*\"]}}\n\
+                 ---\nkind: Binding\nmetadata: {{name: hands-on}}\nspec: {{identities: [\"spiffe://example.org/infer/a\"], \
+                 scope: data, grants: [delegate], delegate: {{to: [\"spiffe://example.org/{to}\"]}}}}\n"
+        )
+    };
+    assert_eq!(codes(&planner("train/*")), []);
+    assert_eq!(codes(&planner("tool/*")), [("Binding/hands-on".to_owned(), "delegate-to-nobody")]);
+}
+
+#[test]
+fn words_on_what_an_action_leaves_behind_are_needless() {
+    let act = "target: {artifact: {actions: [load-model], name: m}}, leaves_behind: [copies]";
+    let found = changed("target: {token: {audience: \"https://data\"}}", act);
+    assert_eq!(found, [("Scope/data".to_owned(), "leaves-behind-needless")]);
+    assert_eq!(changed("stages: [training],", "stages: [training], leaves_behind: [copies],"), []);
 }
 
 fn entry(id: &str, path: &str, selectors: &[&str]) -> serde_json::Value {
@@ -105,5 +158,18 @@ fn entries_that_cannot_tell_workloads_apart_are_named() {
     assert_eq!(of(shared), [("Entry/spiffe://example.org/train/a".to_owned(), "identity-shared")]);
     let replicas = vec![entry("e1", "/train/a", &["uid:1"]), entry("e2", "/train/a", &["uid:1"])];
     assert_eq!(of(replicas), []);
+    let twins =
+        |a: &str, b: &str| of(vec![entry("e1", a, &["uid:1", "gid:1"]), entry("e2", b, &["gid:1", "uid:1"])]);
+    for (a, b) in [("/train/a", "/infer/a"), ("/ml/serving/a", "/ml/x/a"), ("/a/tool", "/a/admin")] {
+        assert_eq!(twins(a, b), [("Entry/e1".to_owned(), "stage-by-path-only")], "{a} {b}");
+    }
+    for (a, b) in [("/train/a", "/train/b"), ("/train/a", "/infer/b"), ("/train/a", "/train/a/b")] {
+        assert_eq!(twins(a, b), [], "{a} {b}");
+    }
+    let apart = vec![entry("e1", "/train/a", &["uid:1"]), entry("e2", "/infer/a", &["uid:2"])];
+    assert_eq!(of(apart), []);
+    let mut elsewhere = entry("e2", "/infer/a", &["uid:1"]);
+    elsewhere["parent_id"]["path"] = "/node/n2".into();
+    assert_eq!(of(vec![entry("e1", "/train/a", &["uid:1"]), elsewhere]), [], "other machines do other work");
     assert!(check_entries("{}").is_err() && check_entries("[").is_err());
 }
