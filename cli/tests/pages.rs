@@ -53,6 +53,9 @@ pages! {
     the_page_on_explain_is_true: "questions/explain.md",
     the_page_on_reach_is_true: "questions/reach.md",
     the_page_on_who_can_is_true: "questions/who-can.md",
+    the_page_on_review_is_true: "questions/review.md",
+    the_page_on_lint_is_true: "questions/lint.md",
+    the_page_on_requests_is_true: "questions/request.md",
 }
 
 fn docs() -> PathBuf {
