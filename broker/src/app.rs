@@ -45,6 +45,8 @@ use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::{self, Wake};
 use crate::signer::{FileSigner, Signer, Use};
+use crate::store::Store;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Options, SqliteStore};
 use crate::{janitor, listen};
 
@@ -59,7 +61,7 @@ const IDENTITY_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 /// A broker whose listeners stand.
 pub struct App {
     broker: Arc<Broker>,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
     servers: TaskTracker,
     stop: CancellationToken,
 }
@@ -67,11 +69,11 @@ pub struct App {
 impl App {
     /// Opens state and keys, learns who the broker is, starts every part.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let store = Arc::new(open_store(&config).await?);
+        let store = open_store(&config).await?;
         let signer: Arc<dyn Signer> =
             Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
         let broker = Arc::new(Broker {
-            store: Arc::<SqliteStore>::clone(&store),
+            store: Arc::clone(&store),
             rules: ArcSwap::default(),
             providers: OnceLock::new(),
             receipts: OnceLock::new(),
@@ -336,8 +338,18 @@ fn question_server(api: Api) -> QuestionServiceServer<Api> {
         .max_encoding_message_size(MAX_ADMIN_ANSWER)
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<SqliteStore> {
-    SqliteStore::open(&config.state.dir, &config.state.writer, Options::default()).await.context("the state")
+async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let writer = &config.state.writer;
+    match (&config.state.dir, &config.state.postgres) {
+        (Some(dir), None) => {
+            Ok(Arc::new(SqliteStore::open(dir, writer, Options::default()).await.context("the state")?))
+        }
+        (_, Some(postgres)) => {
+            let options = postgres.options()?;
+            Ok(Arc::new(PostgresStore::open(&options, writer).await.context("the state")?))
+        }
+        (None, None) => bail!("state: name a folder in dir, or a database in postgres"),
+    }
 }
 
 /// Asks until the Workload API says who the broker is. What a configuration cannot mend by waiting is an error.

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dayfly_broker::app::App;
-use dayfly_broker::config::Config;
+use dayfly_broker::config::{Config, PostgresConfig};
 use dayfly_broker::public::{Discovery, Endpoints};
 use dayfly_broker::signer::FileSigner;
+use dayfly_broker::store::postgres::{self, Tls};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The credential broker of Dayfly: exchanges attested SVIDs for short-lived, task-scoped credentials, and takes them
@@ -32,6 +33,22 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/dayfly/broker.toml")]
         config: PathBuf,
+    },
+    /// Bring the schema of a PostgreSQL database up to date, and grant the broker's role its rights. As the owner of the
+    /// tables, before a new release is started; brokers of the release before go on meanwhile.
+    Migrate {
+        /// The database and the owner's role, without a password: `postgres://dayfly_owner@host/dayfly`.
+        #[arg(long)]
+        url: String,
+        /// A file with the owner's password, readable only by whoever runs this.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+        /// How the connection is protected: `verify-full`, `verify-ca`, or `off` on this machine.
+        #[arg(long, default_value = "verify-full", value_parser = tls)]
+        tls: Tls,
+        /// Certificates that the server's must lead to.
+        #[arg(long)]
+        ca_file: Option<PathBuf>,
     },
     /// The issuers' public documents.
     Issuer {
@@ -82,6 +99,13 @@ async fn run(command: Command) -> anyhow::Result<()> {
             tell(&format!("{}: valid", config.display()));
             Ok(())
         }
+        Command::Migrate { url, password_file, tls, ca_file } => {
+            let database = PostgresConfig { url, password_file, tls, ca_file };
+            database.check()?;
+            postgres::migrate(&database.options()?).await?;
+            tell("the schema is up to date");
+            Ok(())
+        }
         Command::Issuer { command: IssuerCommand::Export { config, dir } } => {
             let config = Config::load(&config)?;
             let signer = FileSigner::open(&config.keys.dir)?;
@@ -96,6 +120,15 @@ async fn run(command: Command) -> anyhow::Result<()> {
             dayfly_broker::fault::POINTS.iter().for_each(|point| tell(point));
             Ok(())
         }
+    }
+}
+
+fn tls(text: &str) -> Result<Tls, String> {
+    match text {
+        "verify-full" => Ok(Tls::VerifyFull),
+        "verify-ca" => Ok(Tls::VerifyCa),
+        "off" => Ok(Tls::Off),
+        _ => Err("verify-full, verify-ca or off".to_owned()),
     }
 }
 

@@ -193,6 +193,18 @@ fn classify_store(error: &StoreError) -> Class {
         StoreError::TaskNotOpen => {
             plain(Code::PermissionDenied, "TASK_NOT_OPEN", DenyReason::TaskNotOpen.next())
         }
+        StoreError::Fenced { .. } => (
+            Code::Unavailable,
+            "BROKER_FENCED",
+            "ask again in a moment, or another broker".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+        StoreError::RulesChanged => (
+            Code::Unavailable,
+            "RULES_CHANGED",
+            "nothing was given; ask again".to_owned(),
+            Some(Duration::from_millis(200)),
+        ),
         StoreError::Unknown(_) => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         StoreError::StaleRevision { .. } => {
             plain(Code::Aborted, "STALE_REVISION", "read the documents anew and apply again")

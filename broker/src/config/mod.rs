@@ -1,6 +1,7 @@
 //! The broker's configuration: one TOML file, unknown keys refused, `DAYFLY_SECTION__KEY` over it.
 
 mod overlay;
+mod state;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use dayfly_domain::stage::Stage;
 use serde::Deserialize;
 use thiserror::Error;
 
+pub use self::state::{PostgresConfig, StateConfig};
 use crate::limits::Limits;
 use crate::providers::aws::AwsConfig;
 use crate::providers::vault::VaultConfig;
@@ -34,6 +36,12 @@ pub enum ConfigError {
     /// Others than its owner could name themselves admins.
     #[error("{path} may be written by others than root and the broker's user; set its owner and mode 0644")]
     Writable {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others could read a password.
+    #[error("{path} may be read by others than its owner; give it to the broker's user with mode 0400")]
+    Readable {
         /// The file.
         path: PathBuf,
     },
@@ -117,21 +125,6 @@ pub struct ListenConfig {
     pub break_glass: Option<PathBuf>,
     /// Prometheus; loopback only.
     pub metrics: Option<SocketAddr>,
-}
-
-/// `[state]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StateConfig {
-    /// Folder of the database: 0700, the broker's own, not on a network file system.
-    pub dir: PathBuf,
-    /// Name of this broker in its audit chains.
-    #[serde(default = "default_writer")]
-    pub writer: String,
-}
-
-fn default_writer() -> String {
-    "broker-1".to_owned()
 }
 
 /// `[keys]`.
@@ -222,7 +215,8 @@ impl Config {
         if self.trust_domain.is_empty() {
             faults.push("trust_domain: name at least one".to_owned());
         }
-        if self.keys.dir.starts_with(&self.state.dir) {
+        faults.extend(self.state.faults());
+        if self.state.dir.as_ref().is_some_and(|dir| self.keys.dir.starts_with(dir)) {
             faults.push(
                 "keys.dir: must not lie within state.dir, or a backup of one takes the other along"
                     .to_owned(),

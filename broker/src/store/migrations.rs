@@ -11,6 +11,11 @@ macro_rules! steps {
             $name,
             include_str!(concat!("../../../migrations/sqlite/", $name, ".sql")),
         )),*];
+        const POSTGRES: &[(i64, &str, &str)] = &[$((
+            $number,
+            $name,
+            include_str!(concat!("../../../migrations/postgres/", $name, ".sql")),
+        )),*];
     };
 }
 
@@ -20,18 +25,24 @@ steps! {
     3 "0003_nodes",
     4 "0004_audit",
     5 "0005_authorization",
+    6 "0006_brokers",
 }
 
 /// The steps for SQLite.
 pub fn sqlite() -> Migrator {
-    Migrator::with_migrations(
-        SQLITE
-            .iter()
-            .map(|&(number, name, sql)| {
-                Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-            })
-            .collect(),
-    )
+    migrator(SQLITE)
+}
+
+/// The steps for PostgreSQL.
+pub fn postgres() -> Migrator {
+    migrator(POSTGRES)
+}
+
+fn migrator(steps: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let step = |&(number, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(steps.iter().map(step).collect())
 }
 
 /// The newest schema this release knows.

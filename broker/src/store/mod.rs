@@ -1,7 +1,15 @@
 //! Where state lives, in the words of the domain. Each verb is one transaction, and the audit records of what it
 //! changes are written in that transaction.
 
+mod chain;
+mod desk;
+mod failure;
+mod fresh;
+mod holders;
 pub mod migrations;
+mod moves;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -59,6 +67,15 @@ pub enum StoreError {
         /// Its value.
         limit: u32,
     },
+    /// Another broker took this one for dead. It begins anew by itself.
+    #[error("broker {writer} was silent for too long and may not write until it has begun anew")]
+    Fenced {
+        /// The broker's name.
+        writer: String,
+    },
+    /// The decision was made by rules that do not stand any more.
+    #[error("other rules stand since this was decided")]
+    RulesChanged,
     /// The event makes no sense in the lease's state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
@@ -162,6 +179,46 @@ pub struct DueRevocation {
     pub lease: Lease,
     /// Tries so far.
     pub attempts: u32,
+    /// Until when nobody else works on it.
+    pub claimed_until: Timestamp,
+}
+
+/// Where another broker's work may matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hint {
+    /// Documents were applied, or something was said of an approval.
+    Rules,
+    /// Leases are to be taken back.
+    Revocations,
+    /// Tasks ended.
+    Ends,
+}
+
+impl Hint {
+    const ALL: [Hint; 3] = [Hint::Rules, Hint::Revocations, Hint::Ends];
+
+    /// Its name on the way.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Hint::Rules => "rules",
+            Hint::Revocations => "revocations",
+            Hint::Ends => "ends",
+        }
+    }
+
+    /// The hint of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hint| hint.as_str() == name)
+    }
+}
+
+/// What is over, for those who must be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Over {
+    /// Tasks that ended, with the node that must be told and why.
+    pub tasks: Vec<(TaskId, Option<SpiffeId>, EndCause)>,
+    /// Leases that were taken back while their task goes on.
+    pub leases: Vec<LeaseId>,
 }
 
 /// What is known of a node agent.
@@ -478,4 +535,47 @@ pub trait Store: Send + Sync {
         within: u64,
         text: &str,
     ) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// The documents that were read last are what is decided by from now on.
+    fn rules_in_force(&self) {}
+
+    /// Whether other documents, or words on approvals, stand than what is decided by.
+    async fn rules_moved(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// Waits until another broker says where to look. A hint may be lost: look from time to time in any case.
+    async fn hint(&self) -> Hint {
+        std::future::pending().await
+    }
+
+    /// Tasks that ended since a moment, whichever broker ended them, and leases of open tasks that were taken back.
+    async fn over_since(&self, _moment: Timestamp) -> Result<Over, StoreError> {
+        Ok(Over::default())
+    }
+
+    /// Streams of these tasks stand at this broker.
+    async fn see_streams(&self, _tasks: Vec<TaskId>, _now: Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Those of the tasks, which have no stream at this broker, that had none at any other since a moment.
+    async fn streams_unseen_since(
+        &self,
+        tasks: Vec<TaskId>,
+        _moment: Timestamp,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        Ok(tasks)
+    }
+
+    /// Whether other brokers may work on the same state.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Commits what was asked so far and closes the database. Verbs that come later fail.
+    async fn close(&self);
+
+    /// Returns once nothing can be changed any more: the broker should stop.
+    async fn stopped(&self);
 }

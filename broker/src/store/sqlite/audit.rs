@@ -2,44 +2,16 @@
 
 use std::sync::LazyLock;
 
-use dayfly_domain::audit::{GENESIS, Hash, Record, Stream, chain};
+use dayfly_domain::audit::{GENESIS, Record, Stream};
 use dayfly_domain::time::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::transaction::{Insert, Sql, Tx, corrupt, failed, insert_many};
 use super::writer::{Lane, Verb};
+pub(super) use crate::store::chain::{Care, Line};
+use crate::store::chain::{Head, Link};
 use crate::store::{AuditRow, StoreError};
-
-/// How a transaction keeps its records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Care {
-    /// Without records, nothing is committed.
-    Recorded,
-    /// Something must be taken back though its records cannot be written: they are counted instead.
-    Counted,
-}
-
-/// A record as it will be hashed.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    stream: Stream,
-    at: Timestamp,
-    bytes: Vec<u8>,
-}
-
-impl Line {
-    pub(super) fn new(record: &Record) -> Self {
-        Self { stream: record.stream, at: record.at, bytes: record.to_bytes() }
-    }
-}
-
-/// The last record of a chain.
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    seq: i64,
-    hash: Hash,
-}
 
 /// The writer's own chains.
 pub(super) struct Ledger {
@@ -118,17 +90,12 @@ impl Ledger {
             return self.count(connection, lost).await;
         }
         if self.lost > 0 {
-            let confession =
-                Record::new(Stream::Admin, "audit.records_lost", last.at).with("count", self.lost);
-            lines.insert(0, Line::new(&confession));
+            lines.insert(0, Line::confession(self.lost, last.at));
             self.count(connection, 0).await?;
         }
         let mut heads = self.heads;
-        let links: Vec<Link<'_>> = lines
-            .iter()
-            .map(|line| Link::after(&mut heads[line.stream as usize], &self.writer, line))
-            .collect();
-        insert_many(connection, "write audit records", &INSERT, &links, Link::bind).await?;
+        let links = Link::all(&mut heads, &self.writer, &lines);
+        insert_many(connection, "write audit records", &INSERT, &links, bind).await?;
         self.next = Some((heads, 0));
         Ok(())
     }
@@ -148,31 +115,14 @@ impl Ledger {
     }
 }
 
-/// A record with its place in its chain.
-struct Link<'a> {
-    writer: &'a str,
-    line: &'a Line,
-    seq: i64,
-    prev_hash: Hash,
-    hash: Hash,
-}
-
-impl<'a> Link<'a> {
-    fn after(head: &mut Head, writer: &'a str, line: &'a Line) -> Self {
-        let prev_hash = head.hash;
-        *head = Head { seq: head.seq + 1, hash: chain(&prev_hash, &line.bytes) };
-        Self { writer, line, seq: head.seq, prev_hash, hash: head.hash }
-    }
-
-    fn bind<'q>(&self, sql: Sql<'q>) -> Sql<'q> {
-        sql.bind(self.writer.to_owned())
-            .bind(self.line.stream.as_str())
-            .bind(self.seq)
-            .bind(self.prev_hash.to_vec())
-            .bind(self.hash.to_vec())
-            .bind(self.line.at.unix_millis())
-            .bind(self.line.bytes.clone())
-    }
+fn bind<'q>(link: &Link<'_>, sql: Sql<'q>) -> Sql<'q> {
+    sql.bind(link.writer.to_owned())
+        .bind(link.line.stream.as_str())
+        .bind(link.seq)
+        .bind(link.prev_hash.to_vec())
+        .bind(link.hash.to_vec())
+        .bind(link.line.at.unix_millis())
+        .bind(link.line.bytes.clone())
 }
 
 /// Writes records that go with no change of state.

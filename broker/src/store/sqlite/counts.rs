@@ -3,62 +3,13 @@
 
 use std::collections::HashMap;
 
-use dayfly_domain::lease::Lease;
-use dayfly_domain::spiffe::SpiffeId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
 use super::transaction::failed;
+use crate::store::holders::Holder;
+pub(super) use crate::store::holders::Holders;
 use crate::store::{LeaseLimits, StoreError};
-
-/// Whose leases are counted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Holder {
-    Identity(String),
-    Node(String),
-    Scope(String),
-    Session(String),
-}
-
-impl Holder {
-    /// What a caller is told of it.
-    fn told(&self) -> String {
-        match self {
-            Holder::Identity(id) | Holder::Node(id) => id.clone(),
-            Holder::Scope(name) => format!("scope {name:?}"),
-            Holder::Session(id) => format!("session {id}"),
-        }
-    }
-
-    fn most(&self, limits: LeaseLimits) -> u32 {
-        match self {
-            Holder::Identity(_) => limits.per_identity,
-            Holder::Node(_) => limits.per_node,
-            Holder::Scope(_) => limits.per_scope,
-            Holder::Session(_) => limits.per_session,
-        }
-    }
-}
-
-/// Everybody one lease counts for.
-#[derive(Clone, Debug)]
-pub(super) struct Holders {
-    all: Vec<Holder>,
-    /// Whether the lease takes the place of another, which may stand until this one has arrived.
-    renews: bool,
-}
-
-impl Holders {
-    pub(super) fn of(lease: &Lease, node: Option<&SpiffeId>) -> Self {
-        let holders = [
-            Some(Holder::Identity(lease.spiffe_id.to_string())),
-            node.map(|node| Holder::Node(node.to_string())),
-            Some(Holder::Scope(lease.scope.clone())),
-            Some(Holder::Session(lease.session.to_string())),
-        ];
-        Self { all: holders.into_iter().flatten().collect(), renews: lease.renews.is_some() }
-    }
-}
 
 /// The counts, with what the open transaction changed of them.
 #[derive(Debug, Default)]
@@ -94,14 +45,7 @@ impl LiveLeases {
 
     /// Whether one more lease may stand beside those that are not over.
     pub(super) fn admit(&self, holders: &Holders, limits: LeaseLimits) -> Result<(), StoreError> {
-        let room = u32::from(holders.renews);
-        let full = |holder: &&Holder| self.of(holder) >= holder.most(limits).saturating_add(room);
-        match holders.all.iter().find(full) {
-            None => Ok(()),
-            Some(holder) => {
-                Err(StoreError::TooManyLeases { what: holder.told(), limit: holder.most(limits) })
-            }
-        }
+        holders.admit(limits, |holder| self.of(holder))
     }
 
     pub(super) fn add(&mut self, holders: &Holders) {

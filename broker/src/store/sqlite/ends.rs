@@ -47,15 +47,7 @@ impl Verb for End {
     type Answer = Ended;
 
     fn lane(&self) -> Lane {
-        match self.cause {
-            EndCause::Admin => Lane::Kill,
-            EndCause::Explicit
-            | EndCause::AnchorGone
-            | EndCause::Deadline
-            | EndCause::ParentEnded
-            | EndCause::NodeSilent
-            | EndCause::MissingFromInventory => Lane::End,
-        }
+        Lane::of_end(self.cause)
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {

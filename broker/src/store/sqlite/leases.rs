@@ -4,19 +4,16 @@ use std::sync::LazyLock;
 
 use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
-use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::task::{EndCause, TaskState};
 use dayfly_domain::time::Timestamp;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::audit::Line;
 use super::counts::Holders;
 use super::moves::Moves;
-use super::rows::{self, StateColumns, json};
-use super::transaction::{Insert, Sql, Tx, corrupt, failed};
+use super::rows;
+use super::transaction::{Insert, Sql, Tx};
 use super::writer::{Lane, Verb};
 use crate::records;
+pub(super) use crate::store::fresh::FreshLease;
 use crate::store::{LeaseLimits, NewLease, StoreError};
 
 pub(super) static INSERT: LazyLock<Insert> = LazyLock::new(|| {
@@ -29,76 +26,26 @@ pub(super) static INSERT: LazyLock<Insert> = LazyLock::new(|| {
     )
 });
 
-/// The row of a lease that was just opened. Made by the caller, so that the writer has less to do.
-#[derive(Clone, Debug)]
-pub(super) struct FreshLease {
-    id: String,
-    task: String,
-    session: String,
-    spiffe_id: String,
-    node: Option<String>,
-    scope: String,
-    parameters: String,
-    provider: String,
-    revocability: &'static str,
-    worst_case_ms: i64,
-    leaves_behind: Option<String>,
-    narrowed: Option<String>,
-    renews: Option<String>,
-    opened_at: i64,
-    state: &'static str,
-    pending_since: Option<i64>,
-    bound_at: Option<i64>,
-    handle: Option<String>,
-}
-
-impl FreshLease {
-    fn new(lease: &Lease, node: Option<&SpiffeId>) -> Self {
-        let leaves_behind = &lease.promise.leaves_behind;
-        let StateColumns { state, pending_since, bound_at, handle, .. } = StateColumns::from(&lease.state);
-        Self {
-            id: lease.id.to_string(),
-            task: lease.task.to_string(),
-            session: lease.session.to_string(),
-            spiffe_id: lease.spiffe_id.to_string(),
-            node: node.map(ToString::to_string),
-            scope: lease.scope.clone(),
-            parameters: json(&lease.parameters),
-            provider: lease.provider.clone(),
-            revocability: lease.promise.revocability.as_str(),
-            worst_case_ms: i64::try_from(lease.promise.worst_case_after_end.as_millis()).unwrap_or(i64::MAX),
-            leaves_behind: (!leaves_behind.is_empty()).then(|| json(leaves_behind)),
-            narrowed: lease.narrowed.clone(),
-            renews: lease.renews.map(|renewed| renewed.to_string()),
-            opened_at: lease.opened_at.unix_millis(),
-            state,
-            pending_since,
-            bound_at,
-            handle,
-        }
-    }
-
-    pub(super) fn bind<'q>(&self, sql: Sql<'q>) -> Sql<'q> {
-        let row = self.clone();
-        sql.bind(row.id)
-            .bind(row.task)
-            .bind(row.session)
-            .bind(row.spiffe_id)
-            .bind(row.node)
-            .bind(row.scope)
-            .bind(row.parameters)
-            .bind(row.provider)
-            .bind(row.revocability)
-            .bind(row.worst_case_ms)
-            .bind(row.leaves_behind)
-            .bind(row.narrowed)
-            .bind(row.renews)
-            .bind(row.opened_at)
-            .bind(row.state)
-            .bind(row.pending_since)
-            .bind(row.bound_at)
-            .bind(row.handle)
-    }
+pub(super) fn bind<'q>(row: &FreshLease, sql: Sql<'q>) -> Sql<'q> {
+    let row = row.clone();
+    sql.bind(row.id)
+        .bind(row.task)
+        .bind(row.session)
+        .bind(row.spiffe_id)
+        .bind(row.node)
+        .bind(row.scope)
+        .bind(row.parameters)
+        .bind(row.provider)
+        .bind(row.revocability)
+        .bind(row.worst_case_ms)
+        .bind(row.leaves_behind)
+        .bind(row.narrowed)
+        .bind(row.renews)
+        .bind(row.opened_at)
+        .bind(row.state)
+        .bind(row.pending_since)
+        .bind(row.bound_at)
+        .bind(row.handle)
 }
 
 pub(super) struct OpenLease {
@@ -160,17 +107,7 @@ impl Verb for RecordLease {
     type Answer = Lease;
 
     fn lane(&self) -> Lane {
-        match self.event {
-            LeaseEvent::Issue { .. } | LeaseEvent::Extend { .. } => Lane::Grant,
-            LeaseEvent::AskRevoke(RevokeCause::Admin | RevokeCause::Uncovered) => Lane::Kill,
-            LeaseEvent::Refuse
-            | LeaseEvent::LoseAnswer
-            | LeaseEvent::AskRevoke(_)
-            | LeaseEvent::Apply
-            | LeaseEvent::Verify { .. }
-            | LeaseEvent::CannotRevoke
-            | LeaseEvent::Tick => Lane::End,
-        }
+        Lane::of_event(&self.event)
     }
 
     /// An answer of a target is never refused: on a full disk its credential is taken back instead.
@@ -185,7 +122,7 @@ impl Verb for RecordLease {
             WHERE leases.id = $1";
         let found = tx.row("find a lease", sqlx::query(FIND).bind(self.lease.to_string())).await?;
         let found = found.ok_or(StoreError::Unknown("lease"))?;
-        let over = why_over(&found, self.now)?;
+        let over = rows::why_task_over(&found, self.now)?;
         let mut lease = rows::lease(&found)?;
         let mut moved = Moves::new(self.now, self.request);
         match (&self.event, over) {
@@ -207,17 +144,4 @@ impl Verb for RecordLease {
         moved.save(tx).await?;
         Ok(lease.lease)
     }
-}
-
-/// Why nothing may be added under the lease's task, if so.
-fn why_over(row: &SqliteRow, now: Timestamp) -> Result<Option<EndCause>, StoreError> {
-    const WHAT: &str = "read the task of a lease";
-    let state: String = row.try_get("task_state").map_err(failed(WHAT))?;
-    if state == "ended" {
-        let cause: String = row.try_get("task_end_cause").map_err(failed(WHAT))?;
-        return EndCause::from_name(&cause).map(Some).ok_or_else(|| corrupt("end_cause", cause));
-    }
-    let lapses_at: i64 = row.try_get("task_lapses_at").map_err(failed(WHAT))?;
-    let open = TaskState::Open { deadline: Timestamp::from_unix_millis(lapses_at) };
-    Ok((!open.is_open(now)).then_some(EndCause::Deadline))
 }

@@ -4,7 +4,7 @@ use dayfly_domain::id::LeaseId;
 use dayfly_domain::task::Task;
 use sqlx::Row;
 use sqlx::query_builder::QueryBuilder;
-use sqlx::sqlite::{Sqlite, SqlitePool};
+use sqlx::sqlite::{Sqlite, SqlitePool, SqliteRow};
 
 use super::rows;
 use super::transaction::failed;
@@ -67,7 +67,8 @@ pub(super) async fn tasks(readers: &SqlitePool, filter: &TaskFilter) -> Result<V
     }
     newest_first(&mut query, filter.limit);
     let rows = query.build().fetch_all(readers).await.map_err(failed("list tasks"))?;
-    let with_count = |row| Ok((rows::task(row)?, row.try_get("live_leases").map_err(failed("list tasks"))?));
+    let with_count =
+        |row: &SqliteRow| Ok((rows::task(row)?, row.try_get("live_leases").map_err(failed("list tasks"))?));
     rows.iter().map(with_count).collect()
 }
 

@@ -19,7 +19,6 @@ mod nodes;
 mod open;
 mod reserve;
 mod revocations;
-mod rows;
 mod tasks;
 mod transaction;
 mod writer;
@@ -53,7 +52,7 @@ use self::transaction::Tx;
 use self::writer::{Desk, Writer};
 use super::{
     ApprovalFilter, AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease,
-    NodeRow, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, migrations,
+    NodeRow, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, migrations, rows,
 };
 
 /// Keeps state in one SQLite database under a folder of its own.
@@ -97,21 +96,6 @@ impl SqliteStore {
         });
         let writer_id = writer_id.to_owned();
         Ok(Self { writer_id, desk, readers, closing, stopped, writing: Mutex::new(Some(writing)) })
-    }
-
-    /// Commits what was asked so far and closes the database. Verbs that come later fail.
-    pub async fn close(&self) {
-        self.closing.cancel();
-        if let Some(writing) = self.writing.lock().await.take() {
-            // A writer that panicked has nothing left to close.
-            let _ = writing.await;
-        }
-        self.readers.close().await;
-    }
-
-    /// Returns once the writer is gone: nothing can be changed any more, and the broker should stop.
-    pub async fn stopped(&self) {
-        self.stopped.cancelled().await;
     }
 }
 
@@ -320,6 +304,7 @@ impl Store for SqliteStore {
     async fn audit(&self, stream: Stream, from_seq: u64, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
         audit::read(&self.readers, &self.writer_id, stream, from_seq, limit).await
     }
+
     async fn audit_since(&self, stream: Stream, moment: Timestamp) -> Result<Option<u64>, StoreError> {
         history::since(&self.readers, &self.writer_id, stream, moment).await
     }
@@ -332,5 +317,18 @@ impl Store for SqliteStore {
         text: &str,
     ) -> Result<Vec<AuditRow>, StoreError> {
         history::holding(&self.readers, &self.writer_id, stream, from_seq, within, text).await
+    }
+
+    async fn close(&self) {
+        self.closing.cancel();
+        if let Some(writing) = self.writing.lock().await.take() {
+            // A writer that panicked has nothing left to close.
+            let _ = writing.await;
+        }
+        self.readers.close().await;
+    }
+
+    async fn stopped(&self) {
+        self.stopped.cancelled().await;
     }
 }

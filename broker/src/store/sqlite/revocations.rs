@@ -24,13 +24,7 @@ impl Verb for Queue {
     type Answer = Vec<LeaseId>;
 
     fn lane(&self) -> Lane {
-        match self.cause {
-            RevokeCause::Admin | RevokeCause::Uncovered => Lane::Kill,
-            RevokeCause::TaskEnded(_)
-            | RevokeCause::Holder
-            | RevokeCause::Undelivered
-            | RevokeCause::Renewal => Lane::End,
-        }
+        Lane::of_revocation(self.cause)
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Vec<LeaseId>, StoreError> {
@@ -149,8 +143,11 @@ impl Verb for Claim {
         let rows = tx.rows("claim revocations", claim).await?;
         let mut claimed: Vec<StoredLease> = rows.iter().map(rows::lease).collect::<Result<_, _>>()?;
         claimed.sort_by_key(|stored| (requested_at(stored), stored.lease.id));
-        let due =
-            |stored: StoredLease| DueRevocation { lease: stored.lease, attempts: stored.queue.attempts };
+        let due = |stored: StoredLease| DueRevocation {
+            lease: stored.lease,
+            attempts: stored.queue.attempts,
+            claimed_until: self.now + self.claim_for,
+        };
         Ok(claimed.into_iter().map(due).collect())
     }
 }

@@ -11,9 +11,13 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row};
 
 use super::audit::{Care, Ledger, Line};
-use super::counts::LiveLeases;
+use super::counts::{Holders, LiveLeases};
 use super::leases::{self, FreshLease};
 use crate::store::StoreError;
+use crate::store::desk::Transaction;
+pub(super) use crate::store::failure::{self, corrupt, failed};
+use crate::store::moves::Journal;
+use crate::store::rows::Fields;
 
 /// A statement with its values.
 pub(super) type Sql<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -63,11 +67,6 @@ impl Tx {
     /// Whether anything may be given out in this transaction: there is room, and its records will be written.
     pub(super) fn gives(&self) -> bool {
         self.gives
-    }
-
-    /// Grows with everything that would have to be taken back if the job that did it failed.
-    pub(super) fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// Notes a record. It is chained when the transaction is committed.
@@ -164,7 +163,7 @@ impl Tx {
     /// Writes what is left to write, except for the records.
     pub(super) async fn write_fresh_leases(&mut self) -> Result<(), StoreError> {
         let fresh = std::mem::take(&mut self.fresh_leases);
-        insert_many(&mut self.connection, "write leases", &leases::INSERT, &fresh, FreshLease::bind).await
+        insert_many(&mut self.connection, "write leases", &leases::INSERT, &fresh, leases::bind).await
     }
 
     /// Chains and writes the records, or counts them as lost.
@@ -240,6 +239,28 @@ impl Tx {
     }
 }
 
+impl Transaction for Tx {
+    type Needs = ();
+
+    fn changes(&self) -> u64 {
+        self.changes
+    }
+}
+
+impl Journal for Tx {
+    fn record(&mut self, record: &Record) {
+        self.note(Line::new(record));
+    }
+
+    fn lives(&mut self, holders: &Holders) {
+        self.live.add(holders);
+    }
+
+    fn lives_no_more(&mut self, holders: &Holders) {
+        self.live.remove(holders);
+    }
+}
+
 /// One statement for many rows: a trip to the connection's thread costs more than the row it carries.
 pub(super) struct Insert {
     by_rows: [(usize, String); 4],
@@ -273,27 +294,23 @@ pub(super) async fn insert_many<T>(
     Ok(())
 }
 
-/// The database did not do what it was asked.
-pub(super) fn failed(what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
-    move |source| StoreError::Database { what, source: source.into() }
-}
+impl Fields for SqliteRow {
+    fn maybe_text(&self, name: &'static str) -> Result<Option<String>, sqlx::Error> {
+        self.try_get(name)
+    }
 
-/// The database holds what this release never wrote.
-pub(super) fn corrupt(
-    what: &'static str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StoreError {
-    StoreError::Database { what, source: source.into() }
+    fn maybe_number(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error> {
+        self.try_get(name)
+    }
+
+    fn maybe_bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        self.try_get(name)
+    }
 }
 
 /// Whether the database found no room.
 pub(super) fn is_full(error: &StoreError) -> bool {
     // SQLITE_FULL, SQLITE_IOERR_WRITE, SQLITE_IOERR_SHMSIZE (sqlite.org/rescode.html).
     const NO_ROOM: [&str; 3] = ["13", "778", "4874"];
-    let StoreError::Database { source, .. } = error else { return false };
-    source
-        .downcast_ref::<sqlx::Error>()
-        .and_then(|error| error.as_database_error())
-        .and_then(|error| error.code())
-        .is_some_and(|code| NO_ROOM.contains(&code.as_ref()))
+    failure::code(error).is_some_and(|code| NO_ROOM.contains(&code.as_str()))
 }

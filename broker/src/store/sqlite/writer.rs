@@ -1,19 +1,11 @@
 //! The one writer: takes what waits in three queues, commits it in one transaction, then answers.
 //!
-//! What takes away comes first in each batch and keeps its share of it, and so does what gives: neither starves. A
-//! job that found its way into a queue is done, though its caller hangs up.
-//!
-//! Jobs share a transaction without savepoints. A job that fails after it changed something takes the transaction with
-//! it; it is then tried alone, and the others again without it.
+//! What takes away comes first in each batch and keeps its share of it, and so does what gives: neither starves.
 
 use std::future::Future;
 use std::slice;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::audit::Care;
@@ -21,6 +13,8 @@ use super::files::Place;
 use super::reserve::Reserve;
 use super::transaction::{Tx, is_full};
 use crate::store::StoreError;
+pub(super) use crate::store::desk::Lane;
+use crate::store::desk::{self, Work, fail_refusable};
 
 /// Most jobs of one batch, by queue.
 const KILLS: usize = 64;
@@ -28,19 +22,6 @@ const ENDS: usize = 256;
 const GRANTS: usize = 512;
 /// Most grants of a batch while more waits to be taken away than it holds.
 const GRANTS_WHEN_BUSY: usize = 64;
-/// Most grants that wait. Further callers wait before they enter the queue.
-const GRANTS_WAITING: usize = 4_096;
-
-/// The queues, in the order they are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Lane {
-    /// An admin takes away.
-    Kill,
-    /// Something ends, or its revocation goes on.
-    End,
-    /// Something is given, or only noted.
-    Grant,
-}
 
 /// One change of state.
 pub(super) trait Verb: Send + Sync + 'static {
@@ -57,60 +38,48 @@ pub(super) trait Verb: Send + Sync + 'static {
     fn run(&self, tx: &mut Tx) -> impl Future<Output = Result<Self::Answer, StoreError>> + Send;
 }
 
-/// Where verbs are handed in.
-#[derive(Clone, Debug)]
-pub(super) struct Desk {
-    kill: UnboundedSender<Job>,
-    end: UnboundedSender<Job>,
-    grant: Sender<Job>,
-}
+impl<V: Verb> Work<Tx> for V {
+    type Answer = V::Answer;
 
-impl Desk {
-    /// Hands a verb in and waits until it is committed, or refused.
-    pub(super) async fn post<V: Verb>(&self, verb: V) -> Result<V::Answer, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let lane = verb.lane();
-        let job = Job(Box::new(Posted { verb, outcome: None, reply }));
-        let taken = match lane {
-            Lane::Kill => self.kill.send(job).is_ok(),
-            Lane::End => self.end.send(job).is_ok(),
-            Lane::Grant => self.grant.send(job).await.is_ok(),
-        };
-        if !taken {
-            return Err(closed());
-        }
-        answer.await.unwrap_or_else(|_| Err(closed()))
+    fn lane(&self) -> Lane {
+        Verb::lane(self)
+    }
+
+    fn is_refusable(&self) -> bool {
+        Verb::is_refusable(self)
+    }
+
+    fn needs(&self) {}
+
+    fn run(&self, tx: &mut Tx) -> impl Future<Output = Result<Self::Answer, StoreError>> + Send {
+        Verb::run(self, tx)
     }
 }
 
-fn closed() -> StoreError {
-    StoreError::Database { what: "hand in a change", source: "the store is closed".into() }
-}
+/// Where verbs are handed in.
+pub(super) type Desk = desk::Desk<Tx>;
+type Job = desk::Job<Tx>;
 
 /// The other end of the desk.
 pub(super) struct Queues {
-    kill: UnboundedReceiver<Job>,
-    end: UnboundedReceiver<Job>,
-    grant: Receiver<Job>,
+    waiting: desk::Queues<Tx>,
     closing: CancellationToken,
 }
 
 pub(super) fn queues(closing: CancellationToken) -> (Desk, Queues) {
-    let (kill, kills) = mpsc::unbounded_channel();
-    let (end, ends) = mpsc::unbounded_channel();
-    let (grant, grants) = mpsc::channel(GRANTS_WAITING);
-    (Desk { kill, end, grant }, Queues { kill: kills, end: ends, grant: grants, closing })
+    let (desk, waiting) = desk::queues();
+    (desk, Queues { waiting, closing })
 }
 
 impl Queues {
     /// The next batch, in the order it is to be done; none once the store is closed and the queues are empty.
     async fn next(&mut self) -> Option<Vec<Job>> {
         let mut jobs = vec![self.first().await?];
-        let took_kills = take(|| self.kill.try_recv().ok(), KILLS, &mut jobs);
-        let took_ends = take(|| self.end.try_recv().ok(), ENDS, &mut jobs);
+        let took_kills = take(|| self.waiting.kill.try_recv().ok(), KILLS, &mut jobs);
+        let took_ends = take(|| self.waiting.end.try_recv().ok(), ENDS, &mut jobs);
         let is_busy = took_kills == KILLS || took_ends == ENDS;
         let grants = if is_busy { GRANTS_WHEN_BUSY } else { GRANTS };
-        take(|| self.grant.try_recv().ok(), grants, &mut jobs);
+        take(|| self.waiting.grant.try_recv().ok(), grants, &mut jobs);
         jobs.sort_by_key(Job::lane);
         Some(jobs)
     }
@@ -120,14 +89,14 @@ impl Queues {
         loop {
             tokio::select! {
                 biased;
-                () = closing.cancelled(), if !self.grant.is_closed() => {
-                    self.kill.close();
-                    self.end.close();
-                    self.grant.close();
+                () = closing.cancelled(), if !self.waiting.grant.is_closed() => {
+                    self.waiting.kill.close();
+                    self.waiting.end.close();
+                    self.waiting.grant.close();
                 }
-                Some(job) = self.kill.recv() => return Some(job),
-                Some(job) = self.end.recv() => return Some(job),
-                Some(job) = self.grant.recv() => return Some(job),
+                Some(job) = self.waiting.kill.recv() => return Some(job),
+                Some(job) = self.waiting.end.recv() => return Some(job),
+                Some(job) = self.waiting.grant.recv() => return Some(job),
                 else => return None,
             }
         }
@@ -264,106 +233,6 @@ struct NoRoom;
 
 fn no_room() -> StoreError {
     StoreError::Database { what: "nothing is granted on a full disk", source: NoRoom.into() }
-}
-
-/// The error of a whole batch, told to one of its jobs.
-#[derive(Debug, Error)]
-#[error("{0}")]
-struct Shared(String);
-
-fn fail_refusable(jobs: Vec<Job>, error: &StoreError) -> Vec<Job> {
-    let (refusable, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_refusable);
-    for job in refusable {
-        let (what, source) = match error {
-            StoreError::Database { what, source } => (*what, source.to_string()),
-            other => ("commit", other.to_string()),
-        };
-        job.fail(StoreError::Database { what, source: Shared(source).into() });
-    }
-    others
-}
-
-/// A verb on its way, whatever its answer is.
-struct Job(Box<dyn AnyJob>);
-
-impl Job {
-    fn lane(&self) -> Lane {
-        self.0.lane()
-    }
-
-    fn is_refusable(&self) -> bool {
-        self.0.is_refusable()
-    }
-
-    async fn run(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
-        self.0.run(tx).await
-    }
-
-    fn answer(self) {
-        self.0.answer();
-    }
-
-    fn fail(self, error: StoreError) {
-        self.0.fail(error);
-    }
-}
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Job({:?})", self.lane())
-    }
-}
-
-trait AnyJob: Send {
-    fn lane(&self) -> Lane;
-    fn is_refusable(&self) -> bool;
-    fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn answer(self: Box<Self>);
-    fn fail(self: Box<Self>, error: StoreError);
-}
-
-struct Posted<V: Verb> {
-    verb: V,
-    outcome: Option<Result<V::Answer, StoreError>>,
-    reply: oneshot::Sender<Result<V::Answer, StoreError>>,
-}
-
-impl<V: Verb> AnyJob for Posted<V> {
-    fn lane(&self) -> Lane {
-        self.verb.lane()
-    }
-
-    fn is_refusable(&self) -> bool {
-        self.verb.is_refusable()
-    }
-
-    fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> {
-        async move {
-            let before = tx.changes();
-            match self.verb.run(tx).await {
-                Err(error) if matches!(error, StoreError::Database { .. }) || tx.changes() != before => {
-                    Err(error)
-                }
-                // A refusal that changed nothing is an answer like any other.
-                outcome => {
-                    self.outcome = Some(outcome);
-                    Ok(())
-                }
-            }
-        }
-        .boxed()
-    }
-
-    fn answer(self: Box<Self>) {
-        if let Some(outcome) = self.outcome {
-            // A caller that hung up needs no answer.
-            let _ = self.reply.send(outcome);
-        }
-    }
-
-    fn fail(self: Box<Self>, error: StoreError) {
-        let _ = self.reply.send(Err(error));
-    }
 }
 
 #[cfg(test)]

@@ -11,30 +11,42 @@ use dayfly_domain::task::{EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
-use super::transaction::corrupt;
+use super::failure::corrupt;
 use crate::store::{LeaseRow, StoreError};
 
-/// Reads columns by name; a fault names the column.
-struct Columns<'r>(&'r SqliteRow);
+/// A row of either database, read column by column.
+pub(super) trait Fields {
+    /// Text, or JSON as text.
+    fn maybe_text(&self, name: &'static str) -> Result<Option<String>, sqlx::Error>;
 
-impl Columns<'_> {
+    /// A number.
+    fn maybe_number(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error>;
+
+    /// Bytes.
+    fn maybe_bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error>;
+}
+
+/// Reads columns by name; a fault names the column.
+struct Columns<'r, R>(&'r R);
+
+impl<R: Fields> Columns<'_, R> {
     fn text(&self, name: &'static str) -> Result<String, StoreError> {
-        self.0.try_get(name).map_err(|error| corrupt(name, error))
+        let text = self.maybe_text(name)?;
+        self.demanded(name, text)
     }
 
     fn number(&self, name: &'static str) -> Result<i64, StoreError> {
-        self.0.try_get(name).map_err(|error| corrupt(name, error))
+        let number = self.0.maybe_number(name).map_err(|error| corrupt(name, error))?;
+        self.demanded(name, number)
     }
 
     fn maybe_text(&self, name: &'static str) -> Result<Option<String>, StoreError> {
-        self.0.try_get(name).map_err(|error| corrupt(name, error))
+        self.0.maybe_text(name).map_err(|error| corrupt(name, error))
     }
 
     fn maybe_time(&self, name: &'static str) -> Result<Option<Timestamp>, StoreError> {
-        let millis: Option<i64> = self.0.try_get(name).map_err(|error| corrupt(name, error))?;
+        let millis = self.0.maybe_number(name).map_err(|error| corrupt(name, error))?;
         Ok(millis.map(Timestamp::from_unix_millis))
     }
 
@@ -83,7 +95,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("the domain's data is plain")
 }
 
-pub(super) fn task(row: &SqliteRow) -> Result<Task, StoreError> {
+pub(super) fn task(row: &impl Fields) -> Result<Task, StoreError> {
     let row = Columns(row);
     let state = match row.text("state")?.as_str() {
         "open" => TaskState::Open { deadline: row.time("deadline")? },
@@ -94,7 +106,7 @@ pub(super) fn task(row: &SqliteRow) -> Result<Task, StoreError> {
         }
         other => return Err(corrupt("state", other.to_owned())),
     };
-    let key_hash: Option<Vec<u8>> = row.0.try_get("key_hash").map_err(|error| corrupt("key_hash", error))?;
+    let key_hash = row.0.maybe_bytes("key_hash").map_err(|error| corrupt("key_hash", error))?;
     let key_hash = key_hash
         .map(|hash| hash.try_into().map_err(|_| corrupt("key_hash", "not 32 bytes long")))
         .transpose()?;
@@ -117,7 +129,7 @@ pub(super) fn task(row: &SqliteRow) -> Result<Task, StoreError> {
 }
 
 /// The task as it stood at a moment: what ended later was open.
-pub(super) fn task_at(row: &SqliteRow, at: Timestamp) -> Result<Task, StoreError> {
+pub(super) fn task_at(row: &impl Fields, at: Timestamp) -> Result<Task, StoreError> {
     let task = task(row)?;
     let state = match task.state {
         TaskState::Ended { at: ended, .. } if at < ended => {
@@ -152,7 +164,7 @@ impl From<StoredLease> for LeaseRow {
     }
 }
 
-pub(super) fn lease(row: &SqliteRow) -> Result<StoredLease, StoreError> {
+pub(super) fn lease(row: &impl Fields) -> Result<StoredLease, StoreError> {
     let row = Columns(row);
     let revocability: Revocability = serde_json::from_value(row.text("revocability")?.into())
         .map_err(|error| corrupt("revocability", error))?;
@@ -184,7 +196,7 @@ pub(super) fn lease(row: &SqliteRow) -> Result<StoredLease, StoreError> {
     Ok(StoredLease { lease, node: row.maybe_parsed("node")?, queue })
 }
 
-fn lease_state(row: &Columns<'_>) -> Result<LeaseState, StoreError> {
+fn lease_state(row: &Columns<'_, impl Fields>) -> Result<LeaseState, StoreError> {
     let handle: Option<Handle> = row.maybe_json("handle")?;
     Ok(match row.text("state")?.as_str() {
         "pending" => {
@@ -261,4 +273,15 @@ impl From<&LeaseState> for StateColumns {
             },
         }
     }
+}
+
+/// Why nothing may be added under the task of a lease, if so. The row has the task's state beside the lease's.
+pub(super) fn why_task_over(row: &impl Fields, now: Timestamp) -> Result<Option<EndCause>, StoreError> {
+    let row = Columns(row);
+    if row.text("task_state")? == "ended" {
+        let cause = row.text("task_end_cause")?;
+        return EndCause::from_name(&cause).map(Some).ok_or_else(|| corrupt("end_cause", cause));
+    }
+    let open = TaskState::Open { deadline: row.time("task_lapses_at")? };
+    Ok((!open.is_open(now)).then_some(EndCause::Deadline))
 }
