@@ -123,6 +123,10 @@ impl Verb for RecordLease {
         let over = rows::why_task_over(&found, self.now)?;
         let mut lease = rows::lease(&found)?;
         let mut moved = Moves::new(self.now, self.request);
+        // A renewal is a decision.
+        if let LeaseEvent::Extend { .. } = self.event {
+            tx.is_decided();
+        }
         match (&self.event, over) {
             (LeaseEvent::Issue { .. }, Some(cause)) => {
                 moved.take(tx, &mut lease, LeaseEvent::AskRevoke(RevokeCause::TaskEnded(cause)))?;
