@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rand::Rng;
 use rand::distr::Alphanumeric;
+use serde_json::Value;
 
 use crate::answer::Refusal;
 use crate::oidc::Provider;
@@ -204,6 +205,15 @@ fn role(seed: &RoleSeed) -> Result<Role, PolicyError> {
         inline.insert(name.clone(), Inline { document: document(&text)?, text });
     }
     let attached = seed.attached.iter().map(|(name, policy)| managed(name, policy.to_string()));
+    let attached: Vec<Managed> = attached.collect::<Result<_, _>>()?;
+    let boundary = match &seed.boundary {
+        None => None,
+        Some(Value::String(name)) => match attached.iter().find(|managed| managed.name == *name) {
+            Some(same) => Some(same.clone()),
+            None => return Err(PolicyError::Malformed(format!("the boundary {name:?} is not attached"))),
+        },
+        Some(policy) => Some(managed(&format!("{}-boundary", seed.name), policy.to_string())?),
+    };
     let trust_text = seed.trust.to_string();
     Ok(Role {
         id: identifier("AROA", 17),
@@ -212,11 +222,8 @@ fn role(seed: &RoleSeed) -> Result<Role, PolicyError> {
         trust: Arc::new(Document::parse(&trust_text, Kind::Trust)?),
         trust_text,
         inline: Timeline::new(inline),
-        attached: attached.collect::<Result<_, _>>()?,
-        boundary: match &seed.boundary {
-            Some(policy) => Some(managed(&format!("{}-boundary", seed.name), policy.to_string())?),
-            None => None,
-        },
+        attached,
+        boundary,
         max_session_duration: seed.max_session_duration,
     })
 }

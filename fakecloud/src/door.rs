@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
+use http::Method;
 use http::request::Parts;
 
 use crate::account::{Account, Place, Session};
@@ -95,7 +96,9 @@ fn cut() -> Response {
 }
 
 fn tell_apart(parts: &Parts, body: &[u8]) -> Result<Call, (Service, Refusal)> {
-    if parts.uri.path().starts_with("/s3/") {
+    // A `GET` of the root without a query is S3's list of buckets, as S3 has it.
+    let is_root = parts.method == Method::GET && parts.uri.path() == "/" && parts.uri.query().is_none();
+    if is_root || parts.uri.path() == "/s3" || parts.uri.path().starts_with("/s3/") {
         return s3::Call::read(parts).map(Call::Object).map_err(|refusal| (Service::S3, refusal));
     }
     let unfit = || (Service::Sts, Refusal::new(400, "InvalidQueryParameter", "the query cannot be read"));

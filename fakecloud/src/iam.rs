@@ -17,6 +17,17 @@ const MOST_INLINE: usize = 10_240;
 /// The one version that a managed policy has here.
 const VERSION: &str = "v1";
 
+/// Calls that have the key `iam:PermissionsBoundary` (AWS, "Actions, resources, and condition keys for AWS IAM"); it is the
+/// boundary of the role that they change.
+const TELL_BOUNDARY: [&str; 6] = [
+    "AttachRolePolicy",
+    "DeleteRolePermissionsBoundary",
+    "DeleteRolePolicy",
+    "DetachRolePolicy",
+    "PutRolePermissionsBoundary",
+    "PutRolePolicy",
+];
+
 /// The ARN that a call is about.
 pub(crate) fn resource(account: &Account, params: &Params) -> String {
     match (params.get("RoleName"), params.get("PolicyArn")) {
@@ -38,7 +49,8 @@ pub(crate) fn signed(
     action: &str,
     params: &Params,
 ) -> Result<Response, Refusal> {
-    let boundary = params.get("RoleName").and_then(|name| account.roles.get(name)?.boundary.as_ref());
+    let bounded = params.get("RoleName").filter(|_| TELL_BOUNDARY.contains(&action));
+    let boundary = bounded.and_then(|name| account.roles.get(name)?.boundary.as_ref());
     let context =
         Context::default().with_some("iam:PermissionsBoundary", boundary.map(|managed| &managed.arn));
     let resource = resource(account, params);

@@ -22,12 +22,13 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Reads it from the path behind `/s3/`.
+    /// Reads it from the path, with or without `/s3` before it.
     ///
     /// # Errors
     /// What S3 has and the fake has not.
     pub(crate) fn read(parts: &Parts) -> Result<Self, Refusal> {
-        let path = parts.uri.path().strip_prefix("/s3/").unwrap_or_default();
+        let path = parts.uri.path();
+        let path = path.strip_prefix("/s3").unwrap_or(path).trim_start_matches('/');
         let path = decode(path)
             .ok_or_else(|| Refusal::new(400, "InvalidURI", "Couldn't parse the specified URI."))?;
         let (bucket, key) = path.split_once('/').unwrap_or((&path, ""));
@@ -41,6 +42,7 @@ impl Call {
             (&Method::PUT, false, false) => "PutObject",
             (&Method::DELETE, false, false) => "DeleteObject",
             (&Method::GET, false, true) => "ListBucket",
+            (&Method::GET, true, true) => "ListAllMyBuckets",
             (method, ..) => return Err(Refusal::not_known(format!("S3's {method} {path:?}"))),
         };
         let prefix = query.into_iter().find(|(name, _)| name == "prefix").map(|(_, value)| value);
@@ -56,6 +58,7 @@ impl Call {
     /// The ARN of the object, or of the bucket that is listed.
     pub(crate) fn resource(&self) -> String {
         match self.action {
+            "ListAllMyBuckets" => "*".to_owned(),
             "ListBucket" => format!("arn:aws:s3:::{}", self.bucket),
             _ => format!("arn:aws:s3:::{}/{}", self.bucket, self.key),
         }
@@ -75,6 +78,12 @@ impl Call {
         let listing = || Context::default().with("s3:prefix", &self.prefix);
         let context = if self.action == "ListBucket" { listing() } else { Context::default() };
         account.authorize(session, place, &format!("s3:{}", self.action), &self.resource(), context)?;
+        if self.action == "ListAllMyBuckets" {
+            let name = |bucket: &String| format!("<Bucket><Name>{}</Name></Bucket>", escape(bucket));
+            let names: String = account.buckets.keys().map(name).collect();
+            let body = format!("<ListAllMyBucketsResult><Buckets>{names}</Buckets></ListAllMyBucketsResult>");
+            return Ok(xml(200, &request_id(), body));
+        }
         // Whoever may not list does not learn what there is (AWS, GetObject, "Permissions").
         let bucket_arn = format!("arn:aws:s3:::{}", self.bucket);
         let may_list =

@@ -47,7 +47,8 @@ pub struct RoleSeed {
     /// Managed policies that are attached, by name.
     #[serde(default)]
     pub attached: BTreeMap<String, Value>,
-    /// The text of its permissions boundary: the managed policy `NAME-boundary`.
+    /// Its permissions boundary: a policy, which becomes the managed policy `NAME-boundary`, or the name of one that is
+    /// attached.
     #[serde(default)]
     pub boundary: Option<Value>,
     /// Longest session, in seconds.

@@ -4,6 +4,7 @@
 //! it when the test process dies. All listen on 127.0.0.1 or on sockets under `/tmp`. What is missing is an error that
 //! says how to get it; nothing is skipped.
 
+pub mod cloud;
 pub mod dev;
 pub mod manual;
 pub mod minio;

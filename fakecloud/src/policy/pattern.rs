@@ -181,3 +181,47 @@ fn fits(pattern: &[Piece], text: &[char]) -> bool {
 pub(super) fn is_arn(text: &str) -> bool {
     text.starts_with("arn:") && text.splitn(6, ':').count() == 6
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition itself, as slow as it is plain.
+    fn plainly(pattern: &[char], text: &[char]) -> bool {
+        match (pattern, text) {
+            ([], text) => text.is_empty(),
+            (['*', rest @ ..], text) => (0..=text.len()).any(|taken| plainly(rest, &text[taken..])),
+            (['?', rest @ ..], [_, after @ ..]) => plainly(rest, after),
+            ([letter, rest @ ..], [first, after @ ..]) => letter == first && plainly(rest, after),
+            (_, []) => false,
+        }
+    }
+
+    fn words(letters: &str, longest: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..longest {
+            last = last
+                .iter()
+                .flat_map(|word| letters.chars().map(move |letter| format!("{word}{letter}")))
+                .collect();
+            all.extend(last.iter().cloned());
+        }
+        all
+    }
+
+    #[test]
+    fn wildcards_mean_what_their_definition_says_for_all_short_words() {
+        let texts = words("ab", 4);
+        let context = Context::default();
+        for pattern in words("ab*?", 4) {
+            let read =
+                Pattern::parse(&pattern, Reading { wildcards: true, variables: true }).expect("no variable");
+            for text in &texts {
+                let expected =
+                    plainly(&pattern.chars().collect::<Vec<_>>(), &text.chars().collect::<Vec<_>>());
+                assert_eq!(read.fits(text, &context), expected, "{pattern:?} {text:?}");
+            }
+        }
+    }
+}

@@ -69,6 +69,11 @@ impl Caller {
         self.send("s3", method, &format!("/s3/corpora{path}"), Vec::new()).await.unwrap()
     }
 
+    /// S3's list of buckets, which nobody here is allowed.
+    pub(crate) async fn s3_root(&self) -> Said {
+        self.send("s3", "GET", "/", Vec::new()).await.unwrap()
+    }
+
     /// Whether it may still read what it could.
     pub(crate) async fn reads(&self) -> bool {
         let said = self.s3("GET", "/corpus-7/a").await;

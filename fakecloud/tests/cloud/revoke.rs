@@ -48,6 +48,11 @@ async fn each_form_of_the_document_takes_the_sessions_it_names_and_spares_the_ot
     revoker.put_policy(ROLE, &deny(json!({"StringLike": {slot: "a*"}}))).await;
     let sts = world.sts(Some(&dead.keys));
     assert!(sts.get_caller_identity().send().await.is_ok());
+    let listed = dead.s3_root().await;
+    assert!(
+        listed.status == 403 && listed.body.contains("explicit deny in an identity-based policy"),
+        "{listed:?}"
+    );
     let canary = sts.get_access_key_info().access_key_id(&dead.keys.access_key_id).send().await.unwrap_err();
     assert!(
         format!("{canary:?}").contains("with an explicit deny in an identity-based policy"),
@@ -115,16 +120,15 @@ async fn a_role_and_its_policies_are_shown_as_they_are() {
     let encoded = shown.text("PolicyDocument").unwrap();
     assert!(encoded.starts_with("%7B%22Version%22%3A%20%22") && encoded.contains("%C3%A9"), "{encoded}");
     let listed = revoker.iam("ListRolePolicies", &name[..1]).await;
-    assert!(
-        listed.body.contains("<member>dayfly-revoked</member><member>permissions</member>"),
-        "{listed:?}"
-    );
+    assert!(listed.body.contains("<PolicyNames><member>dayfly-revoked</member></PolicyNames>"), "{listed:?}");
+    let attached = revoker.iam("ListAttachedRolePolicies", &name[..1]).await;
+    let managed = [("PolicyArn", attached.text("PolicyArn").unwrap())];
+    assert_eq!(revoker.iam("GetPolicy", &managed).await.text("DefaultVersionId"), Some("v1"));
+    let version = revoker.iam("GetPolicyVersion", &[managed[0], ("VersionId", "v1")]).await;
+    assert!(version.text("Document").unwrap().contains("%22ReadCorpora%22"), "{version:?}");
     let role = revoker.iam("GetRole", &name[..1]).await;
     assert_eq!(role.text("Path"), Some("/dayfly/"));
-    assert_eq!(
-        role.text("PermissionsBoundaryArn"),
-        Some("arn:aws:iam::111122223333:policy/s3-train-read-boundary")
-    );
+    assert_eq!(role.text("PermissionsBoundaryArn"), Some("arn:aws:iam::111122223333:policy/s3-train-read"));
 
     let missing = [("RoleName", ROLE), ("PolicyName", "absent")];
     let none = revoker.iam("GetRolePolicy", &missing).await;
@@ -136,7 +140,9 @@ async fn a_role_and_its_policies_are_shown_as_they_are() {
 async fn all_inline_policies_together_have_10_240_characters_and_spaces_do_not_count() {
     let world = World::new();
     let revoker = world.revoker();
-    let taken = world.cloud.role_policy(ROLE, "permissions").unwrap().len();
+    let other = deny(json!({"Null": {"aws:PrincipalTag/dayfly-slot": "true"}}));
+    world.cloud.put_role_policy(ROLE, "baseline", Some(&other)).unwrap();
+    let taken = other.len();
     let of_length = |length: usize| {
         let empty = deny(json!({"StringLike": {"aws:PrincipalTag/dayfly-slot": ""}})).len();
         deny(json!({"StringLike": {"aws:PrincipalTag/dayfly-slot": "x".repeat(length - empty)}}))

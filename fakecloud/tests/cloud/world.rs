@@ -36,8 +36,11 @@ fn deployed(name: &str) -> Value {
 /// May write the pool's inline policies, and read them. Its boundary says the same.
 fn revoker() -> RoleSeed {
     let may = json!({"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Action": ["iam:PutRolePolicy", "iam:GetRolePolicy", "iam:GetRole", "iam:ListRolePolicies"],
+        {"Effect": "Allow", "Action": "iam:PutRolePolicy", "Resource": "arn:aws:iam::111122223333:role/dayfly/*",
+         "Condition": {"StringLike": {"iam:PermissionsBoundary": "arn:aws:iam::111122223333:policy/s3-*"}}},
+        {"Effect": "Allow", "Action": ["iam:GetRolePolicy", "iam:GetRole", "iam:List*"],
          "Resource": "arn:aws:iam::111122223333:role/dayfly/*"},
+        {"Effect": "Allow", "Action": ["iam:GetPolicy", "iam:GetPolicyVersion"], "Resource": "*"},
     ]});
     RoleSeed {
         name: "revoker".into(),
@@ -55,9 +58,9 @@ fn pool_role() -> RoleSeed {
         name: ROLE.into(),
         path: "/dayfly/".into(),
         trust: deployed("role-trust-policy.json"),
-        policies: BTreeMap::from([("permissions".to_owned(), deployed("permissions-policy.json"))]),
-        attached: BTreeMap::new(),
-        boundary: Some(deployed("permissions-boundary.json")),
+        policies: BTreeMap::new(),
+        attached: BTreeMap::from([("s3-train-read".to_owned(), deployed("permissions-policy.json"))]),
+        boundary: Some("s3-train-read".into()),
         max_session_duration: 3600,
     }
 }
