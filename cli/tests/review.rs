@@ -42,6 +42,9 @@ fn review() -> v1::ReviewResponse {
         proposal: "kind: Binding\nmetadata:\n  name: trainers\nspec: {}\n".into(),
         ..reviewed("trainers", Verdict::Narrow)
     };
+    let mut soon = reviewed("incident-12", Verdict::Keep);
+    let bound = soon.bound.as_mut().unwrap();
+    (bound.until, bound.ticket) = (at(86_400), "INC-12".into());
     v1::ReviewResponse {
         at: at(0),
         since: at(-3600),
@@ -50,6 +53,7 @@ fn review() -> v1::ReviewResponse {
         bindings: vec![
             used,
             reviewed("forgotten", Verdict::RemoveUnused),
+            soon,
             reviewed("over\n- x: y", Verdict::RemoveEnded),
         ],
         ..v1::ReviewResponse::default()

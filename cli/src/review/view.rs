@@ -1,10 +1,9 @@
 //! A review as programs read it, and as people do.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use dayfly_client::v1;
-use dayfly_domain::time::{Timestamp, Ttl};
+use dayfly_domain::time::Ttl;
 use serde::Serialize;
 
 use crate::output::{BAD, BOLD, FAINT, GOOD, ODD, paint, printable};
@@ -170,7 +169,7 @@ fn show_binding(one: &BindingView, review: &Review) -> String {
     let mut shown = format!("{} on {}\n", paint(BOLD, &one_line(&bound.binding)), one_line(&bound.scope));
     shown.push_str(&labelled("for", &bound.identities));
     shown.push_str(&labelled("gives", &gives(bound)));
-    shown.push_str(&labelled("from", &[standing(one)]));
+    shown.push_str(&labelled("from", &[standing(one, review.at)]));
     let asked = [format!("{}{}", one.requested, denied(&one.denied))];
     shown.push_str(&labelled("requested", &asked));
     shown.push_str(&labelled("used", &used(one)));
@@ -209,12 +208,12 @@ fn starts(start: &str) -> &'static str {
 }
 
 /// Since when it stands, until when, why, and who answers for it.
-fn standing(one: &BindingView) -> String {
+fn standing(one: &BindingView, at: Option<At>) -> String {
     let bound = &one.bound;
     let mut told = vec![wire::or_dash(one.applied_at)];
-    told.extend(bound.until.map(|until| match now().until(until.0) {
-        Ttl::ZERO => format!("ended at {until}"),
-        left if left < NEAR => format!("ENDS SOON, at {until}"),
+    told.extend(bound.until.map(|until| match at.map(|at| at.0.until(until.0)) {
+        Some(Ttl::ZERO) => format!("ended at {until}"),
+        Some(left) if left < NEAR => format!("ends soon, at {until}"),
         _ => format!("until {until}"),
     }));
     told.extend(bound.ticket.as_ref().map(|ticket| format!("ticket {ticket}")));
@@ -265,9 +264,4 @@ fn verdict(one: &BindingView, applied: Option<At>) -> (anstyle::Style, Vec<Strin
         }
         Verdict::Withheld => (FAINT, vec!["nothing: not all records were read".to_owned()]),
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -102,3 +102,81 @@ fn via(name: &str) -> Option<ViaRule> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dayfly_domain::audit::Stream;
+    use serde_json::json;
+
+    use super::*;
+
+    const AT: Timestamp = Timestamp::from_unix_millis(1_800_000_000_000);
+
+    fn read_json(record: serde_json::Value) -> Option<Recorded> {
+        let bytes = serde_json::to_vec(&record).expect("plain data");
+        let (prev_hash, hash) = (Vec::new(), Vec::new());
+        read(&AuditRow {
+            writer: "w".into(),
+            stream: Stream::Decision,
+            seq: 1,
+            prev_hash,
+            hash,
+            at: AT,
+            bytes,
+        })
+    }
+
+    fn opened(minutes_ago: u64) -> String {
+        TaskId::new(AT - Ttl::minutes(minutes_ago), 7).to_string()
+    }
+
+    #[test]
+    fn ages_are_those_of_the_task_and_of_its_tree() {
+        let allow = |session: Option<String>, chain: &[&str]| {
+            let record = json!({
+                "event": "decision.allow", "what": "renew", "spiffe_id": "spiffe://d/a", "via": "agent",
+                "task_id": opened(5), "session_id": session, "scope": "s", "parameters": {"p": "v"},
+                "binding": "b", "ttl": "5m", "chain": chain,
+            });
+            match read_json(record) {
+                Some(Recorded::Allowed(allowed)) => (allowed.age, allowed.oldest),
+                other => panic!("{other:?}"),
+            }
+        };
+        let minutes = |count| Some(Ttl::minutes(count));
+        let both = ["spiffe://d/r", "spiffe://d/a"];
+        assert_eq!(allow(Some(opened(9)), &both), (minutes(5), minutes(9)));
+        // A renewal in place names no session.
+        assert_eq!(allow(None, &both[1..]), (minutes(5), minutes(5)));
+        assert_eq!(allow(None, &both), (minutes(5), None));
+    }
+
+    #[test]
+    fn equal_denials_count_as_many_as_they_were() {
+        let repeated = |count: u64| {
+            let record = json!({
+                "event": "decision.deny_repeated", "spiffe_id": "spiffe://d/a", "reason": "SCOPE_NOT_GRANTED",
+                "scope": "s", "count": count, "recorded": 10,
+            });
+            read_json(record).map(|told| match told {
+                Recorded::Denied { times, .. } => times,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!((repeated(112), repeated(10)), (Some(102), None), "ten have records of their own");
+        let of_others = json!({"event": "decision.deny_repeated", "count": 5, "recorded": 0});
+        assert!(read_json(of_others).is_none(), "whose they were is not known");
+    }
+
+    #[test]
+    fn a_record_that_says_nothing_of_bindings_is_passed_over() {
+        for record in [
+            json!({"event": "decision.allow", "what": "claim_task", "spiffe_id": "spiffe://d/a", "via": "agent"}),
+            json!({"event": "decision.allow", "what": "open_task", "spiffe_id": "spiffe://d/a", "via": "agent"}),
+            json!({"event": "something.else"}),
+            json!([]),
+        ] {
+            assert!(read_json(record.clone()).is_none(), "{record}");
+        }
+    }
+}
