@@ -4,6 +4,7 @@
 
 mod assume;
 mod client;
+mod document;
 mod process;
 mod revoke;
 mod signed;

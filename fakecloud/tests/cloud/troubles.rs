@@ -48,11 +48,15 @@ async fn throttling_failures_and_delays_strike_as_often_as_asked() {
     assert_eq!(seen, expected.map(|(status, code)| (status, code.to_owned())));
     assert_eq!(task.s3("GET", "/corpus-7/a").await.code(), "SlowDown");
 
-    world.cloud.fault(fault("iam:PutRolePolicy", Trouble::Slow(400), 1));
-    let (from, mut put) = (Instant::now(), Box::pin(revoker.put_policy(ROLE, NOTHING)));
-    let waited = tokio::time::timeout(Duration::from_millis(200), &mut put).await;
-    assert!(waited.is_err() && !task.reads().await, "done at once");
-    assert!(put.await.status == 200 && from.elapsed() >= Duration::from_millis(400), "told late");
+    world.cloud.fault(fault("iam:PutRolePolicy", Trouble::Slow(2_000), 1));
+    let put = tokio::spawn(async move { revoker.put_policy(ROLE, NOTHING).await });
+    let from = Instant::now();
+    while task.reads().await {
+        assert!(from.elapsed() < Duration::from_secs(10), "it was never done");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!put.is_finished(), "it is told later than it is done");
+    assert_eq!(put.await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -64,7 +68,9 @@ async fn more_than_the_rate_is_throttled() {
         sts.role_session_name("lease-1").web_identity_token(world.sign(&claims())).send()
     };
     let (mut taken, mut throttled) = (0, 0);
-    for _ in 0..6 {
+    // A second may begin between two of them.
+    while taken == 0 || throttled == 0 {
+        assert!(taken + throttled < 100, "{taken} {throttled}");
         match call().await {
             Ok(_) => taken += 1,
             Err(error) => {
@@ -73,5 +79,4 @@ async fn more_than_the_rate_is_throttled() {
             }
         }
     }
-    assert!(taken >= 1 && throttled >= 1, "{taken} {throttled}");
 }
