@@ -183,6 +183,11 @@ fn show_past(past: &PastView) -> String {
             format!("{action} of {}{digest}", artifact["name"].as_str().unwrap_or_default())
         }
     };
+    let given = &record["on_behalf_of"];
+    let giver = match (given["spiffe_id"].as_str(), given["task_id"].as_str()) {
+        (Some(id), Some(task)) => format!("{id}, of task {task}"),
+        _ => String::new(),
+    };
     let outcome = match text("event").as_str() {
         "decision.allow" => paint(output::GOOD, &format!("allow by binding {}", text("binding"))),
         _ => paint(BAD, &format!("DENY {}", text("reason"))),
@@ -199,9 +204,16 @@ fn show_past(past: &PastView) -> String {
         ("asked by", format!("{} ({way})", text("spiffe_id"))),
         (
             "asked for",
-            if text("scope").is_empty() { String::new() } else { wire::scope(&text("scope"), &parameters) },
+            match text("scope").is_empty() || record["ceiling"].is_array() {
+                true => String::new(),
+                false => wire::scope(&text("scope"), &parameters),
+            },
         ),
         ("to", act),
+        ("declares", declared(&record["ceiling"])),
+        ("for", text("delegate_to")),
+        ("given by", giver),
+        ("below", text("parent_task_id")),
         ("task", text("task_id")),
         ("lease", text("lease_id")),
         (
@@ -241,6 +253,15 @@ fn show_past(past: &PastView) -> String {
         shown.push_str(&format!("\ntoday, under revision {}: {}\n", today.revision, today.verdict.painted()));
     }
     shown
+}
+
+/// What a task was to declare, each line with its values.
+fn declared(ceiling: &Value) -> String {
+    let line = |line: &Value| {
+        let values = serde_json::from_value(line["parameters"].clone()).unwrap_or_default();
+        wire::scope(line["scope"].as_str().unwrap_or_default(), &values)
+    };
+    ceiling.as_array().into_iter().flatten().map(line).collect::<Vec<_>>().join(", ")
 }
 
 fn show_supposed(now: &ExplanationView, supposed: &v1::Hypothesis) -> String {

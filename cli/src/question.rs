@@ -48,7 +48,8 @@ impl VerdictView {
         if !self.allowed {
             return format!("DENY {}", self.reason.as_deref().unwrap_or("without a reason"));
         }
-        let by = self.binding.as_deref().unwrap_or("an unnamed one");
+        // That a task may be opened or claimed hangs on no one binding.
+        let by = self.binding.as_ref().map(|binding| format!(" by binding {binding}")).unwrap_or_default();
         let ttl = self.ttl.map(|ttl| format!(" for {ttl}")).unwrap_or_default();
         let approval = self.approval_id.as_ref().map(|id| format!(", on approval {id}")).unwrap_or_default();
         let narrowed = self
@@ -56,7 +57,7 @@ impl VerdictView {
             .as_ref()
             .map(|taken| format!(", narrowed by policies: {taken}"))
             .unwrap_or_default();
-        format!("allow by binding {by}{ttl}{approval}{narrowed}")
+        format!("allow{by}{ttl}{approval}{narrowed}")
     }
 
     /// The same in its colour.

@@ -1,7 +1,7 @@
 //! Answers to questions, as protobuf has them.
 
 use dayfly_domain::binding::{Binding, Start, ViaRule};
-use dayfly_domain::decision::{Decision, Grant};
+use dayfly_domain::decision::{Decision, Denial, Grant};
 use dayfly_domain::pattern::SpiffePattern;
 use dayfly_domain::policy::Narrowing;
 use dayfly_domain::reach::{Entry, Horizon, Outcome, Standing, Values, Way};
@@ -11,7 +11,7 @@ use dayfly_domain::who_can::{Holder, Place};
 use dayfly_proto::v1;
 
 use super::wire;
-use crate::operations::explain::{Explained, PastDecision};
+use crate::operations::explain::{Explained, PastDecision, Verdict};
 use crate::operations::reach::{Reached, ReachedTask};
 use crate::operations::who_can::{HeldScope, WhoCan};
 use crate::store::LeaseRow;
@@ -41,8 +41,12 @@ pub fn explained(explained: Explained) -> v1::Explanation {
         what: step.what,
     };
     v1::Explanation {
-        verdict: Some(verdict(&explained.explanation.decision)),
-        steps: explained.explanation.steps.into_iter().map(step).collect(),
+        verdict: Some(match &explained.verdict {
+            Verdict::Request(decision) => verdict(decision),
+            Verdict::Task(Ok(())) => v1::Verdict { allowed: true, ..v1::Verdict::default() },
+            Verdict::Task(Err(denial)) => denied(denial),
+        }),
+        steps: explained.steps.into_iter().map(step).collect(),
         chain: explained.chain.iter().map(ToString::to_string).collect(),
         hypothetical: explained.hypothetical,
         revision: explained.revision,
@@ -52,12 +56,16 @@ pub fn explained(explained: Explained) -> v1::Explanation {
 fn verdict(decision: &Decision) -> v1::Verdict {
     match decision {
         Decision::Allow(grant) => allowed(grant),
-        Decision::Deny(denial) => v1::Verdict {
-            reason: denial.reason.as_str().to_owned(),
-            message: denial.message.clone(),
-            next: denial.next.clone(),
-            ..v1::Verdict::default()
-        },
+        Decision::Deny(denial) => denied(denial),
+    }
+}
+
+fn denied(denial: &Denial) -> v1::Verdict {
+    v1::Verdict {
+        reason: denial.reason.as_str().to_owned(),
+        message: denial.message.clone(),
+        next: denial.next.clone(),
+        ..v1::Verdict::default()
     }
 }
 

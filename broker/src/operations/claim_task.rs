@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dayfly_domain::audit::Record;
 use dayfly_domain::caller::Via;
 use dayfly_domain::decision::{self, Denial, DenyReason};
 use dayfly_domain::id::{SessionId, TaskId};
@@ -66,7 +67,7 @@ async fn claim(broker: &Broker, request: &Request, wish: ClaimTask) -> Result<Cl
     let anchor = check_anchor(&rules, request, wish.anchor)?;
     let lineage = broker.store.lineage(wish.task).await?;
     if let Err(denial) = decision::check_claim(&rules, caller, &lineage, request.at) {
-        return Err(deny(broker, request, wish.task, denial).await);
+        return Err(deny(broker, request, wish.task, denial, |record| record).await);
     }
     let key = matches!(caller.via, Via::Direct { .. }).then(new_key);
     let decision = decision_record("decision.allow", "claim_task", request)
@@ -89,7 +90,8 @@ async fn claim(broker: &Broker, request: &Request, wish: ClaimTask) -> Result<Cl
         // Another claim was first, or an end.
         Err(StoreError::TaskNotOpen) => {
             let denial = DenyReason::TaskNotOpen.denial("the task was taken or ended meanwhile".to_owned());
-            return Err(deny(broker, request, wish.task, denial).await);
+            let tell = |record: Record| record.with("meanwhile", true);
+            return Err(deny(broker, request, wish.task, denial, tell).await);
         }
         other => other?,
     };
@@ -105,9 +107,15 @@ async fn claim(broker: &Broker, request: &Request, wish: ClaimTask) -> Result<Cl
 }
 
 /// Not for the caller, unknown, over and taken already answer alike.
-async fn deny(broker: &Broker, request: &Request, task: TaskId, denial: Denial) -> OperationError {
+async fn deny(
+    broker: &Broker,
+    request: &Request,
+    task: TaskId,
+    denial: Denial,
+    tell: impl FnOnce(Record) -> Record,
+) -> OperationError {
     let asked = Asked { what: "claim_task", task: Some(task), ask: None, ttl: None, act: None };
-    broker.record_denial(request, &asked, &denial).await;
+    broker.record_denial_with(request, &asked, &denial, tell).await;
     match denial.reason {
         DenyReason::TaskNotOpen => OperationError::task_not_open(task),
         _ => OperationError::Denied(denial),

@@ -12,7 +12,7 @@ use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 
-use super::open_task::{check_depth, deadline};
+use super::open_task::{check_depth, deadline, declared};
 use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 
@@ -74,8 +74,13 @@ async fn offer(broker: &Broker, request: &Request, wish: DelegateTask) -> Result
     let rules = broker.rules.load();
     let checked =
         decision::check_delegate(&rules, &request.caller, &above, &wish.to, &wish.ceiling, request.at);
-    let checked = checked.and_then(|()| check_depth(broker, &above));
-    let tell = |record: Record| record.with("chain", holders(&above)).with("delegate_to", &wish.to);
+    let checked = checked.and_then(|()| check_depth(broker.limits.task_depth, &above));
+    let tell = |record: Record| {
+        declared(record, &wish.ceiling)
+            .with("chain", holders(&above))
+            .with("delegate_to", &wish.to)
+            .with("parent_task_id", wish.task)
+    };
     if let Err(denial) = checked {
         let ask = wish.ceiling.lines().first();
         let asked = Asked { what: "delegate_task", task: Some(wish.task), ask, ttl: None, act: None };
@@ -93,7 +98,6 @@ async fn offer(broker: &Broker, request: &Request, wish: DelegateTask) -> Result
     let claim_until = deadline.min(request.at + waits);
     let decision = tell(decision_record("decision.allow", "delegate_task", request))
         .with("task_id", id)
-        .with("parent_task_id", wish.task)
         .with("session_id", session)
         .with("ceiling", &wish.ceiling)
         .with("claim_until", claim_until.to_string())

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use dayfly_domain::decision::{self, Denial, Wish};
+use dayfly_domain::audit::Record;
+use dayfly_domain::caller::Caller;
+use dayfly_domain::decision::{self, Decision, Denial, Wish};
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
 use dayfly_domain::rules::Rules;
 use dayfly_domain::scope::{Ceiling, ScopeAsk};
@@ -18,9 +20,9 @@ use sha2::{Digest, Sha256};
 
 use super::end_task::end_by_signal;
 use super::issue::{self, Answer, IssueCredential};
-use super::open_task::{check_depth, new_key};
+use super::open_task::{check_depth, declared, new_key};
 use super::pace::Against;
-use super::{Asked, Broker, OperationError, Request, decision_record};
+use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 use crate::providers::{Credential, token};
 
 /// What records say was asked.
@@ -86,19 +88,19 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: Exchange) -> Result
     let rules = broker.rules.load_full();
     let ceiling = Ceiling::new(vec![asked.ask.clone()]);
     let checked = check(&rules, request, &asked, &above, &ceiling);
-    if let Err(denial) = checked.and_then(|()| check_depth(broker, &above)) {
-        let task = above.last().map(|task| task.id);
-        let what = Asked { what: WHAT, task, ask: Some(&asked.ask), ttl: None, act: None };
-        broker.record_denial(request, &what, &denial).await;
-        return Err(OperationError::Denied(denial));
+    if let Err(denial) = checked.and_then(|()| check_depth(broker.limits.task_depth, &above)) {
+        return Err(deny(broker, request, &asked, &above, denial).await);
     }
     check_target(&rules, &asked)?;
     let wish = Wish { ask: asked.ask.clone(), ttl: None, act: None };
     let key = new_key();
     let mut lineage = above;
-    lineage.push(new_task(broker, request, &lineage, ceiling, &key));
+    lineage.push(new_task(broker, &request.caller, &lineage, ceiling, Some(&key), request.at));
     // Decided before there is a task: what is denied leaves none behind, and the grant says how long it must last.
-    let grant = issue::decide(broker, request, WHAT, &lineage, &wish).await?;
+    let grant = match decision::decide(&rules, &request.caller, &lineage, &wish, request.at) {
+        Decision::Allow(grant) => grant,
+        Decision::Deny(denial) => return Err(deny(broker, request, &asked, &lineage, denial).await),
+    };
     let task = lineage.pop().expect("it was just put there");
     let task = Task { state: TaskState::Open { deadline: request.at + grant.ttl }, ..task };
     lineage.push(task.clone());
@@ -112,6 +114,29 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: Exchange) -> Result
             end_by_signal(broker, id, EndCause::AnchorGone, Some(request.id)).await;
             Err(error)
         }
+    }
+}
+
+/// There is no task yet, so the record names the one it would have stood below.
+async fn deny(
+    broker: &Broker,
+    request: &Request,
+    asked: &Exchange,
+    lineage: &[Task],
+    denial: Denial,
+) -> OperationError {
+    let of = Asked { what: WHAT, task: None, ask: Some(&asked.ask), ttl: None, act: None };
+    let tell =
+        |record: Record| on_behalf_of(record.with("chain", holders(lineage)), asked.on_behalf_of.as_ref());
+    broker.record_denial_with(request, &of, &denial, tell).await;
+    OperationError::Denied(denial)
+}
+
+fn on_behalf_of(record: Record, given: Option<&Given>) -> Record {
+    match given {
+        Some(Given { lease, task, by }) => record
+            .with("on_behalf_of", serde_json::json!({"lease_id": lease, "task_id": task, "spiffe_id": by})),
+        None => record,
     }
 }
 
@@ -156,9 +181,16 @@ fn check_target(rules: &Rules, asked: &Exchange) -> Result<(), OperationError> {
 }
 
 /// The caller's own task, below those that are there already. Nobody keeps its key, so nothing more is ever asked in it.
-fn new_task(broker: &Broker, request: &Request, above: &[Task], ceiling: Ceiling, key: &Secret) -> Task {
-    let id = TaskId::new(request.at, rand::random());
-    let latest = request.at + broker.limits.direct_task;
+pub(super) fn new_task(
+    broker: &Broker,
+    caller: &Caller,
+    above: &[Task],
+    ceiling: Ceiling,
+    key: Option<&Secret>,
+    now: Timestamp,
+) -> Task {
+    let id = TaskId::new(now, rand::random());
+    let latest = now + broker.limits.direct_task;
     let deadline = above.iter().fold(latest, |least, task| match task.state {
         TaskState::Open { deadline } => least.min(deadline),
         TaskState::Ended { at, .. } => least.min(at),
@@ -167,23 +199,16 @@ fn new_task(broker: &Broker, request: &Request, above: &[Task], ceiling: Ceiling
         id,
         session: above.first().map_or_else(|| SessionId::from(id), |root| root.session),
         parent: above.last().map(|parent| parent.id),
-        opened_by: request.caller.spiffe_id.clone(),
-        stage: request.caller.stage,
+        opened_by: caller.spiffe_id.clone(),
+        stage: caller.stage,
         node: None,
-        anchor: Anchor {
-            kind: AnchorKind::Deadline,
-            boot_id: String::new(),
-            cgroup_id: 0,
-            pidfd_inode: 0,
-            start_time: 0,
-            attested_by: AnchorKind::Deadline.as_str().to_owned(),
-        },
-        key_hash: Some(Sha256::digest(key.expose()).into()),
+        anchor: Anchor::of_no_process(AnchorKind::Deadline),
+        key_hash: key.map(|key| Sha256::digest(key.expose()).into()),
         ceiling,
         intent: "token exchange".to_owned(),
         labels: Default::default(),
         offer: None,
-        opened_at: request.at,
+        opened_at: now,
         state: TaskState::Open { deadline },
     }
 }
@@ -198,17 +223,13 @@ async fn open(
     let TaskState::Open { deadline } = task.state else {
         return Err(OperationError::Bug("a task that ends before it began"));
     };
-    let record = decision_record("decision.allow", WHAT, request)
+    let record = declared(decision_record("decision.allow", WHAT, request), &task.ceiling)
         .with("task_id", task.id)
         .with("session_id", task.session)
         .with("deadline", deadline.to_string())
         .with("revision", rules.revision)
         .with("rules_digest", &rules.digest);
-    let record = match given {
-        Some(Given { lease, task, by }) => record
-            .with("on_behalf_of", serde_json::json!({"lease_id": lease, "task_id": task, "spiffe_id": by})),
-        None => record,
-    };
+    let record = on_behalf_of(record, given);
     let (id, session) = (task.id, task.session);
     broker.store.open_task(task, record, request.id).await?;
     broker.metrics.task_opened();

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use dayfly_domain::artifact;
 use dayfly_domain::binding::ViaRule;
 use dayfly_domain::caller::Caller;
-use dayfly_domain::decision::{self, Act, Decision, DenyReason, Explanation, Ruling, Step, Wish};
+use dayfly_domain::decision::{
+    self, Act, Decision, Denial, DenyReason, Explanation, Opening, Ruling, Step, Wish,
+};
 use dayfly_domain::hypothesis::{Hypothesis, caller_in};
 use dayfly_domain::id::TaskId;
+use dayfly_domain::policy::Narrowing;
 use dayfly_domain::rules::Rules;
-use dayfly_domain::scope::ScopeAsk;
+use dayfly_domain::scope::{Ceiling, ScopeAsk};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 
+use super::exchange::new_task;
+use super::open_task::check_depth;
 use super::past::{self, Recorded};
 use super::{Broker, OperationError, blocking};
 use crate::store::AuditRow;
@@ -22,14 +27,25 @@ use crate::store::AuditRow;
 /// A decision with its steps, and the tree it was taken in.
 #[derive(Debug)]
 pub struct Explained {
-    /// The decision.
-    pub explanation: Explanation,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// In the order they were taken; bindings with the fewest misses first.
+    pub steps: Vec<Step>,
     /// Who holds each task, root first.
     pub chain: Vec<SpiffeId>,
     /// Whether the tasks are made up.
     pub hypothetical: bool,
     /// Revision of the documents.
     pub revision: u64,
+}
+
+/// What was decided.
+#[derive(Debug)]
+pub enum Verdict {
+    /// On a request under a task.
+    Request(Decision),
+    /// On a task that was to be opened or claimed, which grants nothing by itself.
+    Task(Result<(), Denial>),
 }
 
 /// A decision on record, and what it is if it is taken again.
@@ -88,18 +104,23 @@ async fn once_more(broker: &Arc<Broker>, row: AuditRow) -> Result<PastDecision, 
         Ok(rules) => rules,
         Err(why) => return Ok(without(row, why)),
     };
-    let lineage = broker.store.lineage_at(recorded.task, recorded.at).await?;
-    if lineage.is_empty() {
-        return Ok(without(row, format!("there is no task {}", recorded.task)));
+    let lineage = match recorded.task {
+        Some(task) => broker.store.lineage_at(task, recorded.at).await?,
+        None => Vec::new(),
+    };
+    if let Some(task) = recorded.task.filter(|_| lineage.is_empty() && !recorded.asked.is_claim()) {
+        return Ok(without(row, format!("there is no task {task}")));
     }
     let worker = Arc::clone(broker);
     let explained = blocking(move || {
-        let then = explain(&worker, &rules, &recorded.caller, &lineage, &recorded.asked, recorded.at);
-        let differs = recorded.differs(&then.explanation.decision);
+        let depth = recorded.deepest(&lineage);
+        let then = explain(&worker, &rules, &recorded.caller, &lineage, &recorded.asked, depth, recorded.at);
+        let differs = recorded.differs(&then.verdict);
         let now = worker.clock.now();
         let today = worker.rules.load_full();
         let (caller, tree) = as_of_now(&recorded, &today, lineage, now);
-        let today = explain(&worker, &today, &caller, &tree, &recorded.asked, now);
+        let depth = worker.limits.task_depth;
+        let today = explain(&worker, &today, &caller, &tree, &recorded.asked, depth, now);
         (then, differs, today)
     });
     let (then, differs, today) = explained.await?;
@@ -146,7 +167,9 @@ pub async fn explain_supposed(broker: &Arc<Broker>, asked: Supposed) -> Result<E
         }
     };
     let worker = Arc::clone(broker);
-    let explained = blocking(move || explain(&worker, &rules, &caller, &lineage, &wanted, now)).await?;
+    let depth = broker.limits.task_depth;
+    let explained =
+        blocking(move || explain(&worker, &rules, &caller, &lineage, &wanted, depth, now)).await?;
     Ok(Explained { hypothetical, ..explained })
 }
 
@@ -183,42 +206,97 @@ pub(super) enum Wanted {
     Wish(Wish),
     /// An action, under whatever line of the ceiling is for it.
     Act(Act),
+    /// A task, opened or claimed.
+    Task(Opening),
+    /// A token in a task of its own, which is opened for it.
+    Exchange(Opening, ScopeAsk),
 }
 
+impl Wanted {
+    /// Whether it is a claim: of a task that is not there it is denied as of any other that is not offered.
+    fn is_claim(&self) -> bool {
+        matches!(self, Wanted::Task(Opening::Claimed))
+    }
+}
+
+/// `lineage` is the tree that the request was made in; where a task is opened, the tree above it. `depth`: how many tasks
+/// may stand in a line.
 fn explain(
     broker: &Broker,
     rules: &Rules,
     caller: &Caller,
     lineage: &[Task],
     wanted: &Wanted,
+    depth: u32,
     now: Timestamp,
 ) -> Explained {
-    let wish = match wanted {
-        Wanted::Wish(wish) => Ok(wish.clone()),
+    let request = |lineage: &[Task], wish: &Wish| {
+        let explanation = carried_out(broker, decision::explain(rules, caller, lineage, wish, now));
+        (Verdict::Request(explanation.decision), explanation.steps)
+    };
+    let (verdict, steps) = match wanted {
+        Wanted::Wish(wish) => request(lineage, wish),
         Wanted::Act(act) => match decision::decide_act(rules, caller, lineage, act, now) {
-            Ruling { wish: Some(wish), .. } => Ok(wish),
-            Ruling { wish: None, decision } => Err(by_its_trace(decision)),
+            Ruling { wish: Some(wish), .. } => request(lineage, &wish),
+            Ruling { wish: None, decision } => by_its_trace(decision),
+        },
+        Wanted::Task(opening) => {
+            let (checked, steps) = opened(rules, caller, lineage, opening, depth, now);
+            (Verdict::Task(checked), steps)
+        }
+        Wanted::Exchange(opening, ask) => match opened(rules, caller, lineage, opening, depth, now) {
+            (Ok(()), mut steps) => {
+                let ceiling = Ceiling::new(vec![ask.clone()]);
+                let mut tree = lineage.to_vec();
+                tree.push(new_task(broker, caller, lineage, ceiling, None, now));
+                let wish = Wish { ask: ask.clone(), ttl: None, act: None };
+                let (verdict, more) = request(&tree, &wish);
+                steps.extend(more);
+                (verdict, steps)
+            }
+            (denied, steps) => (Verdict::Task(denied), steps),
         },
     };
-    let explanation = match wish {
-        Ok(wish) => carried_out(broker, decision::explain(rules, caller, lineage, &wish, now)),
-        Err(explanation) => explanation,
+    let holder = match wanted {
+        Wanted::Wish(_) | Wanted::Act(_) | Wanted::Task(Opening::Claimed) => None,
+        Wanted::Task(Opening::Delegated { to, .. }) => Some(to),
+        Wanted::Task(_) | Wanted::Exchange(..) => Some(&caller.spiffe_id),
     };
     Explained {
-        explanation,
-        chain: lineage.iter().map(|task| task.opened_by.clone()).collect(),
+        verdict,
+        steps,
+        chain: lineage.iter().map(|task| &task.opened_by).chain(holder).cloned().collect(),
         hypothetical: false,
         revision: rules.revision,
     }
 }
 
+/// Whether the task may be opened or claimed. How deep it would stand is asked last, as where it is opened.
+fn opened(
+    rules: &Rules,
+    caller: &Caller,
+    above: &[Task],
+    opening: &Opening,
+    depth: u32,
+    now: Timestamp,
+) -> (Result<(), Denial>, Vec<Step>) {
+    let (checked, mut steps) = decision::explain_opening(rules, caller, above, opening, now);
+    if *opening == Opening::Claimed {
+        return (checked, steps);
+    }
+    let shallow = check_depth(depth, above);
+    let what = shallow.as_ref().map_or_else(|denial| denial.message.clone(), |()| "holds".to_owned());
+    steps.push(Step { rule: "depth".to_owned(), matched: shallow.is_ok(), what });
+    (checked.and(shallow), steps)
+}
+
 /// A denial that fell before there was a scope to walk for has told its steps itself.
-fn by_its_trace(decision: Decision) -> Explanation {
+fn by_its_trace(decision: Decision) -> (Verdict, Vec<Step>) {
     let steps = match &decision {
         Decision::Allow(_) => Vec::new(),
         Decision::Deny(denial) => denial.trace.iter().map(|line| step(line)).collect(),
     };
-    Explanation { decision, steps }
+    (Verdict::Request(decision), steps)
 }
 
 /// A step as a trace writes it: `- scope models: it allows other actions`.
@@ -248,7 +326,9 @@ fn carried_out(broker: &Broker, explanation: Explanation) -> Explanation {
 pub(super) fn enforced(broker: &Broker, decision: Decision) -> Decision {
     let Decision::Allow(grant) = &decision else { return decision };
     let provider = broker.catalogue().get(&grant.scope.provider);
-    let Some(provider) = provider.filter(|_| grant.narrowing.is_in_credential()) else { return decision };
+    let Some(provider) = provider.filter(|_| grant.narrowing != Narrowing::default()) else {
+        return decision;
+    };
     let target = grant.scope.target.render(&grant.ask.parameters).unwrap_or_default();
     match provider.can_narrow(&target, &grant.narrowing) {
         Ok(()) => decision,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dayfly_domain::audit::Record;
 use dayfly_domain::caller::Via;
 use dayfly_domain::decision::{self, Denial, DenyReason};
 use dayfly_domain::id::{SessionId, TaskId};
@@ -76,10 +77,17 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     let rules = broker.rules.load();
     let anchor = check_anchor(&rules, request, wish.anchor)?;
     let checked = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at);
-    if let Err(denial) = checked.and_then(|()| check_depth(broker, &above)) {
+    let tell = |record: Record| {
+        let record = declared(record, &wish.ceiling);
+        match wish.parent {
+            Some(parent) => record.with("parent_task_id", parent),
+            None => record,
+        }
+    };
+    if let Err(denial) = checked.and_then(|()| check_depth(broker.limits.task_depth, &above)) {
         let asked =
             Asked { what: "open_task", task: None, ask: wish.ceiling.lines().first(), ttl: None, act: None };
-        broker.record_denial(request, &asked, &denial).await;
+        broker.record_denial_with(request, &asked, &denial, tell).await;
         return Err(OperationError::Denied(denial));
     }
     let id = TaskId::new(request.at, rand::random());
@@ -89,7 +97,7 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     let key = matches!(request.caller.via, Via::Direct { .. }).then(new_key);
     let providers = providers(&rules, &wish.ceiling);
     let chain: Vec<&SpiffeId> = holders(&above).into_iter().chain([&request.caller.spiffe_id]).collect();
-    let decision = decision_record("decision.allow", "open_task", request)
+    let decision = tell(decision_record("decision.allow", "open_task", request))
         .with("task_id", id)
         .with("session_id", session)
         .with("chain", chain)
@@ -138,9 +146,21 @@ pub(super) fn longest(broker: &Broker, via: &Via) -> Ttl {
     }
 }
 
-/// A tree of tasks grows no deeper than `limits.task_depth`. `above` is the tree that the new one would stand in.
-pub(super) fn check_depth(broker: &Broker, above: &[Task]) -> Result<(), Denial> {
-    let most = broker.limits.task_depth;
+/// Longest ceiling in a decision's record, in bytes of JSON: a caller that is refused again and again must not fill the
+/// audit. What a task that was opened declared stands in the record of its opening, however long it is.
+const LONGEST_DECLARED: usize = 8 * 1024;
+
+/// Tells what a task was to declare, as long as it is short.
+pub(super) fn declared(record: Record, ceiling: &Ceiling) -> Record {
+    let json = serde_json::json!(ceiling);
+    match json.to_string().len() > LONGEST_DECLARED {
+        true => record.with("ceiling_lines", ceiling.lines().len()),
+        false => record.with("ceiling", json),
+    }
+}
+
+/// A tree of tasks grows no deeper than `most` (`limits.task_depth`). `above` is the tree that the new one would stand in.
+pub(super) fn check_depth(most: u32, above: &[Task]) -> Result<(), Denial> {
     match u32::try_from(above.len()).is_ok_and(|depth| depth < most) {
         true => Ok(()),
         false => {

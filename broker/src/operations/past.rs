@@ -3,19 +3,20 @@
 use dayfly_domain::approval::{Approval, ApprovalRequest};
 use dayfly_domain::audit::Stream;
 use dayfly_domain::caller::{Caller, Via};
-use dayfly_domain::decision::{Act, Decision, Wish};
+use dayfly_domain::decision::{Act, Decision, DenyReason, Opening, Wish};
 use dayfly_domain::document::{self, Document};
 use dayfly_domain::id::{RequestId, TaskId};
 use dayfly_domain::parameter::Parameters;
 use dayfly_domain::policy::Artifact;
 use dayfly_domain::rules::Rules;
-use dayfly_domain::scope::ScopeAsk;
+use dayfly_domain::scope::{Ceiling, ScopeAsk};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::stage::Stage;
+use dayfly_domain::task::Task;
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Deserialize;
 
-use super::explain::Wanted;
+use super::explain::{Verdict, Wanted};
 use super::{Broker, OperationError, blocking};
 use crate::policy;
 use crate::store::{ApprovalFilter, AuditRow};
@@ -60,7 +61,8 @@ pub(super) async fn find(broker: &Broker, id: &str) -> Result<Vec<AuditRow>, Ope
 pub(super) struct Recorded {
     pub(super) at: Timestamp,
     pub(super) caller: Caller,
-    pub(super) task: TaskId,
+    /// The task whose tree it was asked in; none where a root was to be opened.
+    pub(super) task: Option<TaskId>,
     pub(super) asked: Wanted,
     revision: u64,
     outcome: Outcome,
@@ -69,8 +71,13 @@ pub(super) struct Recorded {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    Allowed { binding: String },
-    Denied { reason: String },
+    /// By a binding, unless only a task was opened or claimed.
+    Allowed {
+        binding: Option<String>,
+    },
+    Denied {
+        reason: String,
+    },
 }
 
 /// The fields of the record that matter here.
@@ -94,6 +101,19 @@ struct Fields {
     reason: Option<String>,
     revision: Option<u64>,
     approval: Option<String>,
+    parent_task_id: Option<TaskId>,
+    ceiling: Option<Ceiling>,
+    delegate_to: Option<SpiffeId>,
+    on_behalf_of: Option<Giver>,
+    #[serde(default)]
+    meanwhile: bool,
+}
+
+/// Whose credential an exchange rested on.
+#[derive(Clone, Deserialize)]
+struct Giver {
+    task_id: TaskId,
+    spiffe_id: SpiffeId,
 }
 
 impl Recorded {
@@ -102,31 +122,13 @@ impl Recorded {
         let fields: Fields = serde_json::from_slice(&row.bytes)
             .map_err(|error| format!("the record is not one of a decision: {error}"))?;
         let missing = |name: &str| format!("the record has no field {name}");
-        let act = match (fields.action, fields.artifact) {
-            (Some(action), Some(artifact)) => Some(Act { action, artifact }),
-            _ => None,
-        };
-        let wish = |scope, act| Wish {
-            ask: ScopeAsk { scope, parameters: fields.parameters.clone() },
-            ttl: fields.asked_ttl,
-            act,
-        };
-        let what = fields.what.unwrap_or_default();
-        // The others open, offer or claim tasks: a ceiling is checked, and what may be used of it is decided at each request.
-        let is_under_a_task =
-            fields.binding.is_some() || ["issue", "renew", "authorize"].contains(&what.as_str());
-        let (asked, task) = match (fields.scope, act, fields.task_id) {
-            (Some(scope), act, Some(task)) if is_under_a_task => (Wanted::Wish(wish(scope, act)), task),
-            (None, Some(act), Some(task)) if is_under_a_task => (Wanted::Act(act), task),
-            _ => {
-                return Err(format!(
-                    "{what:?} is not asked under a task; what a task may use is decided at each request under it"
-                ));
-            }
-        };
+        if fields.meanwhile {
+            return Err("another request or an end was first, which no rule decides".to_owned());
+        }
+        let (asked, task) = asked(&fields)?;
         let at: Timestamp = fields.at.parse().map_err(|_| missing("at"))?;
         let outcome = match (fields.event.as_str(), fields.binding, fields.reason) {
-            ("decision.allow", Some(binding), _) => Outcome::Allowed { binding },
+            ("decision.allow", binding, _) => Outcome::Allowed { binding },
             ("decision.deny", _, Some(reason)) => Outcome::Denied { reason },
             (event, ..) => return Err(format!("{event} is not a decision on one request")),
         };
@@ -148,12 +150,84 @@ impl Recorded {
     }
 
     /// Whether the decision says other than the record: the other answer, for another reason, or by another binding.
-    pub(super) fn differs(&self, decision: &Decision) -> bool {
-        let now = match decision {
-            Decision::Allow(grant) => Outcome::Allowed { binding: grant.binding.clone() },
-            Decision::Deny(denial) => Outcome::Denied { reason: denial.reason.as_str().to_owned() },
+    pub(super) fn differs(&self, verdict: &Verdict) -> bool {
+        let denied = |reason: DenyReason| Outcome::Denied { reason: reason.as_str().to_owned() };
+        let now = match verdict {
+            Verdict::Request(Decision::Allow(grant)) => {
+                Outcome::Allowed { binding: Some(grant.binding.clone()) }
+            }
+            Verdict::Task(Ok(())) => Outcome::Allowed { binding: None },
+            Verdict::Request(Decision::Deny(denial)) | Verdict::Task(Err(denial)) => denied(denial.reason),
         };
         now != self.outcome
+    }
+
+    /// How many tasks could stand in a line then. That limit is the configuration's, which has no history: what was
+    /// refused for it stood at the limit, and all else below it.
+    pub(super) fn deepest(&self, above: &[Task]) -> u32 {
+        match &self.outcome {
+            Outcome::Denied { reason } if reason == DenyReason::TaskTreeTooDeep.as_str() => {
+                u32::try_from(above.len()).unwrap_or(u32::MAX)
+            }
+            Outcome::Allowed { .. } | Outcome::Denied { .. } => u32::MAX,
+        }
+    }
+}
+
+/// What was asked, and the task in whose tree.
+fn asked(fields: &Fields) -> Result<(Wanted, Option<TaskId>), String> {
+    let missing = |name: &str| format!("the record has no field {name}");
+    let ceiling = || {
+        let whole = fields.ceiling.clone();
+        whole.ok_or_else(|| "the record does not hold all that the task was to declare".to_owned())
+    };
+    let own_or_given = |ceiling| match &fields.on_behalf_of {
+        Some(giver) => Opening::OnBehalf { given_by: giver.spiffe_id.clone(), ceiling },
+        None => Opening::Own { ceiling },
+    };
+    let giver = || fields.on_behalf_of.as_ref().map(|giver| giver.task_id);
+    let what = fields.what.as_deref().unwrap_or_default();
+    let denied = fields.event == "decision.deny";
+    match what {
+        "open_task" => Ok((Wanted::Task(Opening::Own { ceiling: ceiling()? }), fields.parent_task_id)),
+        "delegate_task" => {
+            let to = fields.delegate_to.clone().ok_or_else(|| missing("delegate_to"))?;
+            let parent = fields.parent_task_id.ok_or_else(|| missing("parent_task_id"))?;
+            Ok((Wanted::Task(Opening::Delegated { to, ceiling: ceiling()? }), Some(parent)))
+        }
+        "claim_task" => {
+            let task = fields.task_id.ok_or_else(|| missing("task_id"))?;
+            Ok((Wanted::Task(Opening::Claimed), Some(task)))
+        }
+        // Its task is opened first. What is denied then leaves none.
+        "token_exchange" if !denied && fields.binding.is_none() => {
+            Ok((Wanted::Task(own_or_given(ceiling()?)), giver()))
+        }
+        "token_exchange" if denied && fields.task_id.is_none() => {
+            let scope = fields.scope.clone().ok_or_else(|| missing("scope"))?;
+            let ask = ScopeAsk { scope, parameters: fields.parameters.clone() };
+            let opening = own_or_given(Ceiling::new(vec![ask.clone()]));
+            Ok((Wanted::Exchange(opening, ask), giver()))
+        }
+        _ => {
+            let task = fields.task_id.ok_or_else(|| missing("task_id"))?;
+            Ok((under_a_task(fields).ok_or_else(|| missing("scope"))?, Some(task)))
+        }
+    }
+}
+
+/// A credential or an action.
+fn under_a_task(fields: &Fields) -> Option<Wanted> {
+    let act = match (fields.action.clone(), fields.artifact.clone()) {
+        (Some(action), Some(artifact)) => Some(Act { action, artifact }),
+        _ => None,
+    };
+    match (fields.scope.clone(), act) {
+        (Some(scope), act) => {
+            let ask = ScopeAsk { scope, parameters: fields.parameters.clone() };
+            Some(Wanted::Wish(Wish { ask, ttl: fields.asked_ttl, act }))
+        }
+        (None, act) => act.map(Wanted::Act),
     }
 }
 

@@ -400,7 +400,8 @@ pub trait Store: Send + Sync {
     /// The tree above a task, root first, the task itself last. Empty if there is no such task.
     async fn lineage(&self, task: TaskId) -> Result<Vec<Task>, StoreError>;
 
-    /// The same tree as it stood at a moment: what ended later was open, with the deadline it had last.
+    /// The same tree as it stood at a moment: what ended later was open, with the deadline it had last; what was claimed
+    /// at that moment or later was an offer.
     async fn lineage_at(&self, task: TaskId, at: Timestamp) -> Result<Vec<Task>, StoreError>;
 
     /// Ends tasks and all under them, and queues the revocation of every lease that is pending or active, in one

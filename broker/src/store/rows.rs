@@ -7,7 +7,7 @@ use dayfly_domain::id::LeaseId;
 use dayfly_domain::lease::{Handle, Lease, LeaseState, Outcome};
 use dayfly_domain::scope::{Promise, Revocability};
 use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::task::{EndCause, Offer, Task, TaskState};
+use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Offer, Task, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -128,16 +128,27 @@ pub(super) fn task(row: &impl Fields) -> Result<Task, StoreError> {
     })
 }
 
-/// The task as it stood at a moment: what ended later was open.
+/// The task as it stood at a moment: what ended later was open, and what was claimed then or later was an offer.
 pub(super) fn task_at(row: &impl Fields, at: Timestamp) -> Result<Task, StoreError> {
     let task = task(row)?;
+    let columns = Columns(row);
+    let deadline = columns.time("deadline")?;
     let state = match task.state {
-        TaskState::Ended { at: ended, .. } if at < ended => {
-            TaskState::Open { deadline: Columns(row).time("deadline")? }
-        }
+        TaskState::Ended { at: ended, .. } if at < ended => TaskState::Open { deadline },
         other => other,
     };
-    Ok(Task { state, ..task })
+    let task = Task { state, ..task };
+    Ok(match columns.maybe_time("claimed_at")? {
+        // Until when it waited is not kept: it was claimed in time.
+        Some(claimed) if at <= claimed => Task {
+            node: None,
+            anchor: Anchor::of_no_process(AnchorKind::Offer),
+            key_hash: None,
+            offer: Some(Offer { deadline }),
+            ..task
+        },
+        _ => task,
+    })
 }
 
 /// A lease with all that its row says beside it.

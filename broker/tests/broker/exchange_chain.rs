@@ -1,5 +1,7 @@
 //! The token endpoint for clients that were given a token: on whose behalf they act, and until when.
 
+use std::collections::BTreeSet;
+
 use dayfly_proto::v1;
 use serde_json::json;
 
@@ -46,6 +48,28 @@ async fn plan_in(site: &mut Site, parent: &str, ceiling: Vec<v1::ScopeRequest>) 
         }
         other => panic!("a token was asked for: {other:?}"),
     }
+}
+
+/// Who stands above the planner.
+const DESK: &str = "spiffe://example.org/infer/desk";
+
+async fn open_desk(site: &mut Site) -> v1::OpenTaskResponse {
+    let agent = site.world.connect(NODE).await;
+    let root = v1::OpenTaskRequest {
+        subject_token: site.world.subject_token(DESK, NODE),
+        ceiling: declared(),
+        anchor: Some(anchor()),
+        ..Default::default()
+    };
+    agent.credentials().open_task(root).await.unwrap().into_inner()
+}
+
+/// The desk hands on to the planner, and by way of it to this tool.
+fn desk_hands_on(to: &str) -> String {
+    format!(
+        "kind: Binding\nmetadata: {{name: desk-hands-on}}\nspec: {{identities: ['{DESK}'], scope: corpus-read, \
+         grants: [delegate], delegate: {{to: ['{PLANNER}', '{to}'], depth: 2}}}}"
+    )
 }
 
 fn declared() -> Vec<v1::ScopeRequest> {
@@ -100,31 +124,17 @@ async fn who_was_given_a_token_acts_below_the_task_of_its_giver_and_no_longer_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn actors_nest_from_the_nearest_to_the_root() {
-    const DESK: &str = "spiffe://example.org/infer/desk";
     let mut site = Site::new().await;
-    let agent = site.world.connect(NODE).await;
-    let root = v1::OpenTaskRequest {
-        subject_token: site.world.subject_token(DESK, NODE),
-        ceiling: declared(),
-        anchor: Some(anchor()),
-        ..Default::default()
-    };
-    let root = agent.credentials().open_task(root).await.unwrap().into_inner();
+    let root = open_desk(&mut site).await;
     let planned = plan_in(&mut site, &root.task_id, declared()).await;
     let search = site.client(Some(SEARCH));
     // Everybody above must be allowed to hand it on, and to both that stand below.
     let refused = site.post(&search, &on_behalf(CORPUS_7, &planned.token)).await;
     assert_eq!(refused.refused(), (400, "invalid_scope", "DELEGATION_NOT_ALLOWED"));
-    let hands_on = |to: &str| {
-        format!(
-            "kind: Binding\nmetadata: {{name: desk-hands-on}}\nspec: {{identities: ['{DESK}'], scope: corpus-read, \
-             grants: [delegate], delegate: {{to: ['{PLANNER}', '{to}'], depth: 2}}}}"
-        )
-    };
-    site.world.apply(&hands_on("spiffe://example.org/tool/other")).await;
+    site.world.apply(&desk_hands_on("spiffe://example.org/tool/other")).await;
     let refused = site.post(&search, &on_behalf(CORPUS_7, &planned.token)).await;
     assert_eq!(refused.refused(), (400, "invalid_scope", "DELEGATION_NOT_ALLOWED"));
-    site.world.apply(&hands_on(SEARCH)).await;
+    site.world.apply(&desk_hands_on(SEARCH)).await;
     let said = claims(&site.post(&search, &on_behalf(CORPUS_7, &planned.token)).await.token());
     assert_eq!(said["act"], json!({"sub": PLANNER, "act": {"sub": DESK}}));
     assert_eq!(said["txn"], root.session_id);
@@ -202,4 +212,88 @@ async fn a_token_whose_holder_does_not_hold_its_task_hands_on_nothing() {
     };
     let answer = site.post(&site.client(Some(SEARCH)), &on_behalf(CORPUS_7, &token.access_token)).await;
     assert_eq!(answer.refused(), (400, "invalid_scope", "DELEGATION_NOT_ALLOWED"));
+}
+
+/// A planner's task with a token, inside a task of the desk's that may hand on to all below; two in a line are the most.
+async fn shallow() -> (Site, Planned) {
+    let mut site = Site::limited("task_depth = 2").await;
+    site.world.apply(&desk_hands_on(SEARCH)).await;
+    let root = open_desk(&mut site).await;
+    let planned = plan_in(&mut site, &root.task_id, declared()).await;
+    (site, planned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_stands_no_deeper_than_any_other_task() {
+    let (mut site, planned) = shallow().await;
+    let root = plan(&mut site, declared()).await;
+    let client = site.client(Some(SEARCH));
+    site.post(&client, &on_behalf(CORPUS_7, &root.token)).await.token();
+    let answer = site.post(&client, &on_behalf(CORPUS_7, &planned.token)).await;
+    assert_eq!(answer.refused(), (400, "invalid_scope", "TASK_TREE_TOO_DEEP"));
+    assert_eq!(site.tasks().await.len(), 4, "what is refused leaves no task behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_is_explained_by_deciding_it_once_more() {
+    let (mut site, deep) = shallow().await;
+    let root = plan(&mut site, declared()).await;
+    let search = site.client(Some(SEARCH));
+    site.post(&search, &on_behalf(CORPUS_7, &root.token)).await.token();
+    for (details, token) in
+        [(CORPUS_7.replace("corpus-7", "corpus-8"), &root.token), (CORPUS_7.to_owned(), &deep.token)]
+    {
+        site.post(&search, &on_behalf(&details, token)).await.refused();
+    }
+    let others = CORPUS_7.replace("corpus-7", "corpus-9");
+    for (id, details) in [(SEARCH, CORPUS_7), (TRAINER, CORPUS_7), (TRAINER, &others)] {
+        let own = site.jwt(id);
+        let mut form = for_itself("", &own);
+        form.push(("authorization_details", details));
+        site.post(&site.client(Some(id)), &form).await;
+    }
+    // What may not be handed on any more.
+    let other = "kind: Binding\nmetadata: {name: planner-hands-on}\nspec: {identities: \
+                 ['spiffe://example.org/infer/planner'], scope: corpus-read, grants: [delegate], delegate: {to: \
+                 ['spiffe://example.org/tool/other']}}";
+    site.world.apply(other).await;
+    site.post(&search, &on_behalf(CORPUS_7, &root.token)).await.refused();
+    revoke(&mut site, v1::revoke_request::Target::TaskId(root.task.task_id.clone())).await;
+
+    let admin = site.world.connect(ADMIN).await;
+    let mut outcomes = BTreeSet::new();
+    for record in site.records("decision").await {
+        if record["what"] != "token_exchange" {
+            continue;
+        }
+        let id = record["request_id"].as_str().unwrap().to_owned();
+        let question = Some(v1::explain_request::Question::Id(id));
+        let told = admin.questions().explain(v1::ExplainRequest { question }).await.unwrap().into_inner();
+        let same = |past: &&v1::PastDecision| {
+            serde_json::from_slice::<serde_json::Value>(&past.record).unwrap() == record
+        };
+        let past = told.past.iter().find(same).expect("the record is found by its request");
+        let then = past.then.as_ref().unwrap_or_else(|| panic!("{}: {record:#}", past.not_decided));
+        assert!(!past.differs, "{record:#} against {then:#?}");
+        assert_eq!(then.chain.last(), record["spiffe_id"].as_str().map(str::to_owned).as_ref());
+        let verdict = then.verdict.as_ref().unwrap();
+        assert!(verdict.allowed || then.steps.iter().any(|step| !step.matched), "{then:#?}");
+        outcomes.insert(match (verdict.allowed, verdict.binding.is_empty()) {
+            (true, true) => "opened".to_owned(),
+            (true, false) => format!("by {}", verdict.binding),
+            (false, _) => verdict.reason.clone(),
+        });
+    }
+    let expected = [
+        "DELEGATION_NOT_ALLOWED",
+        "OUTSIDE_CEILING",
+        "ROOT_NOT_ALLOWED",
+        "SCOPE_NOT_GRANTED",
+        "TASK_TREE_TOO_DEEP",
+        "by search-reads",
+        "by train-read",
+        "opened",
+    ];
+    let missing: Vec<&&str> = expected.iter().filter(|one| !outcomes.contains(**one)).collect();
+    assert!(missing.is_empty(), "{missing:?} never came: {outcomes:?}");
 }

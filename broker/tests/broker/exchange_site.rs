@@ -10,7 +10,7 @@ use dayfly_devspiffe::wrong;
 use dayfly_proto::v1;
 use serde_json::{Value, json};
 
-use crate::world::{ADMIN, BROKER_HOST, World};
+use crate::world::{ADMIN, BROKER_HOST, Setup, World};
 
 pub const ISSUER: &str = "http://127.0.0.1:9/dayfly/access";
 pub const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -47,20 +47,32 @@ impl Site {
 
     /// With further sections of the configuration.
     pub async fn with(sections: &str) -> Self {
+        Self::set_up(Setup { sections, ..Setup::default() }, None).await
+    }
+
+    /// With lines of `[limits]`.
+    pub async fn limited(limits: &str) -> Self {
+        Self::set_up(Setup { limits, ..Setup::default() }, None).await
+    }
+
+    /// At another URL than the one it listens at, if one is named.
+    pub async fn set_up(setup: Setup<'_>, url: Option<&str>) -> Self {
         let local = || SocketAddr::from(([127, 0, 0, 1], harness::ports::free_port()));
         let (exchange, introspection) = (local(), local());
+        let own = format!("https://{BROKER_HOST}:{}/token", exchange.port());
         let sections = format!(
             r#"
 [introspection]
 listen = "{introspection}"
 [token_exchange]
 listen = "{exchange}"
-url = "https://{BROKER_HOST}:{port}/token"
-{sections}
+url = "{url}"
+{more}
 "#,
-            port = exchange.port()
+            url = url.unwrap_or(&own),
+            more = setup.sections,
         );
-        let world = World::with(&sections).await;
+        let world = World::set_up(Setup { sections: &sections, ..setup }).await;
         world.apply(DOCUMENTS).await;
         Self { world, exchange, introspection }
     }
@@ -90,6 +102,11 @@ url = "https://{BROKER_HOST}:{port}/token"
         let id = SpiffeId::new(id).unwrap();
         let svid = self.world.authority.x509_svid(&id, Duration::from_secs(600)).unwrap();
         (pem("CERTIFICATE", svid.certificate_der()), pem("PRIVATE KEY", svid.key_der()))
+    }
+
+    /// The trust bundle, as the same command writes it.
+    pub fn bundle_pem(&self) -> String {
+        self.world.authority.roots_der().iter().map(|root| pem("CERTIFICATE", root)).collect()
     }
 
     /// A JWT-SVID for the issuer, from just now.

@@ -61,7 +61,7 @@ fn index(value: &str) -> v1::ScopeRequest {
 }
 
 async fn world() -> World {
-    let world = World::empty("").await;
+    let world = World::empty("task_depth = 2").await;
     world.apply(DOCUMENTS).await;
     world.apply(MORE).await;
     world
@@ -116,9 +116,57 @@ async fn records(admin: &BrokerClient) -> Vec<(u64, Value)> {
     rows.into_iter().map(|row| (row.seq, serde_json::from_slice(&row.bytes).unwrap())).collect()
 }
 
+/// Opens, offers and claims tasks, and tries what is not allowed.
+async fn hand_on(world: &World, node: &BrokerClient) {
+    let opening = |who: &str, parent: &str, ceiling: Vec<v1::ScopeRequest>| v1::OpenTaskRequest {
+        subject_token: world.subject_token(who, NODE),
+        parent_task_id: parent.to_owned(),
+        ceiling,
+        anchor: Some(anchor()),
+        ..Default::default()
+    };
+    let opened = node.credentials().open_task(opening(PLANNER, "", vec![index("idx-1")])).await;
+    let plan = opened.expect("a root").into_inner().task_id;
+    let offer = async |to: &str, wanted: v1::ScopeRequest| {
+        let request = v1::DelegateTaskRequest {
+            subject_token: world.subject_token(PLANNER, NODE),
+            task_id: plan.clone(),
+            spiffe_id: to.to_owned(),
+            ceiling: vec![wanted],
+            ..Default::default()
+        };
+        node.credentials().delegate_task(request).await.map(|offered| offered.into_inner().task_id)
+    };
+    let claim = async |who: &str, task: &str| {
+        let request = v1::ClaimTaskRequest {
+            subject_token: world.subject_token(who, NODE),
+            task_id: task.to_owned(),
+            anchor: Some(anchor()),
+            ..Default::default()
+        };
+        node.credentials().claim_task(request).await
+    };
+    let offered = offer(TOOL, index("idx-1")).await.expect("it hands on");
+    assert_eq!(reason(claim(TRAINER, &offered).await), "TASK_NOT_OPEN");
+    assert_eq!(reason(claim(TOOL, "01ARZ3NDEKTSV4RRFFQ69G5FAV").await), "TASK_NOT_OPEN");
+    claim(TOOL, &offered).await.expect("it is theirs");
+    assert_eq!(reason(claim(TOOL, &offered).await), "TASK_NOT_OPEN");
+    assert_eq!(reason(offer(TRAINER, index("idx-1")).await), "DELEGATION_NOT_ALLOWED");
+    assert_eq!(reason(offer(TOOL, index("idx-2")).await), "OUTSIDE_CEILING");
+    for (parent, wanted, expected) in [
+        (&plan, scope("nowhere", &[]), "SCOPE_NOT_GRANTED"),
+        (&plan, index("idx-2"), "OUTSIDE_CEILING"),
+        (&offered, index("idx-1"), "TASK_TREE_TOO_DEEP"),
+    ] {
+        let opened = node.credentials().open_task(opening(TOOL, parent, vec![wanted])).await;
+        assert_eq!(reason(opened), expected);
+    }
+}
+
 /// Asks for all kinds of things, while the rules change under them.
 async fn busy(world: &mut World) {
     let node = world.connect(NODE).await;
+    hand_on(world, &node).await;
     let train = open(world, &node, TRAINER, "").await;
     let plan = open(world, &node, PLANNER, "").await;
     let tool = open(world, &node, TOOL, &plan).await;
@@ -160,6 +208,7 @@ async fn a_past_request_is_decided_once_more_as_its_record_says() {
     world.restart().await;
     let admin = world.connect(ADMIN).await;
     let mut reasons = BTreeSet::new();
+    let mut whats = BTreeSet::new();
     let mut allowed = 0;
     for (seq, record) in records(&admin).await {
         let Some(id) = record["request_id"].as_str() else { continue };
@@ -167,13 +216,15 @@ async fn a_past_request_is_decided_once_more_as_its_record_says() {
         let past = told.iter().find(|past| past.seq == seq).expect("the record is found by its request");
         assert_eq!(serde_json::from_slice::<Value>(&past.record).unwrap(), record);
         assert!(!past.differs, "{record:#} against {:#?}", past.then);
-        let Some(then) = &past.then else {
-            assert_eq!(record["what"], "open_task", "{}: {record:#}", past.not_decided);
-            continue;
-        };
+        let then = past.then.as_ref().unwrap_or_else(|| panic!("{}: {record:#}", past.not_decided));
         let verdict = then.verdict.as_ref().unwrap();
         assert_eq!(then.revision, record["revision"].as_u64().unwrap());
-        if verdict.allowed {
+        let what = record["what"].as_str().unwrap();
+        whats.insert(format!("{what} {}", if verdict.allowed { "allowed" } else { &verdict.reason }));
+        if verdict.allowed && record["binding"].is_null() {
+            assert!(["open_task", "delegate_task", "claim_task"].contains(&what), "{record:#}");
+            assert!(then.steps.len() > 1 && then.steps.iter().all(|step| step.matched), "{:#?}", then.steps);
+        } else if verdict.allowed {
             allowed += 1;
             assert_eq!(record["binding"], *verdict.binding, "{record:#}");
             assert!(
@@ -220,6 +271,18 @@ async fn a_past_request_is_decided_once_more_as_its_record_says() {
     ];
     let missing: Vec<&&str> = expected.iter().filter(|reason| !reasons.contains(**reason)).collect();
     assert!(missing.is_empty(), "{missing:?} never came: {reasons:?}");
+    for what in [
+        "open_task allowed",
+        "open_task OUTSIDE_CEILING",
+        "open_task SCOPE_NOT_GRANTED",
+        "open_task TASK_TREE_TOO_DEEP",
+        "delegate_task allowed",
+        "delegate_task DELEGATION_NOT_ALLOWED",
+        "claim_task allowed",
+        "claim_task TASK_NOT_OPEN",
+    ] {
+        assert!(whats.contains(what), "{what} never came: {whats:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

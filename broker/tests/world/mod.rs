@@ -24,6 +24,31 @@ pub const TRAINER: &str = "spiffe://example.org/train/a";
 
 pub const DOCUMENTS: &str = include_str!("documents.yaml");
 
+/// What differs from the usual configuration.
+pub struct Setup<'a> {
+    /// Where gRPC is served; empty for a Unix socket.
+    pub grpc: &'a str,
+    /// Lines of `[admins]`.
+    pub admins: &'a str,
+    /// Lines of `[limits]`.
+    pub limits: &'a str,
+    /// Lines of `[issuer]`.
+    pub issuer: &'a str,
+    /// Further sections.
+    pub sections: &'a str,
+    /// Who vouches for everybody; an authority of the world's own, if none is named.
+    pub authority: Option<Authority>,
+    /// Where the signing keys are; in the world's folder, if nothing is said.
+    pub keys: Option<&'a Path>,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let issuer = "url = \"http://127.0.0.1:9/dayfly\"";
+        Self { grpc: "", admins: "", limits: "", issuer, sections: "", authority: None, keys: None }
+    }
+}
+
 /// The broker, its authority, and its folder.
 pub struct World {
     pub folder: TempDir,
@@ -49,21 +74,21 @@ impl World {
 
     /// A broker without documents; the texts are lines of `[admins]` and `[limits]`.
     pub async fn configured(admins: &str, limits: &str) -> Self {
-        Self::begin(admins, limits, "").await
+        Self::set_up(Setup { admins, limits, ..Setup::default() }).await
     }
 
-    /// A broker without documents, with further sections of the configuration.
-    pub async fn with(sections: &str) -> Self {
-        Self::begin("", "", sections).await
-    }
-
-    async fn begin(admins: &str, limits: &str, sections: &str) -> Self {
+    /// A broker without documents.
+    pub async fn set_up(setup: Setup<'_>) -> Self {
         // A second world in this process finds the provider installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::Builder::new().prefix("dfb").tempdir_in("/tmp").expect("a folder");
-        let authority = Authority::in_memory("example.org").expect("an authority");
+        let own = || Authority::in_memory("example.org").expect("an authority");
+        let authority = setup.authority.clone().unwrap_or_else(own);
         let mut world = Self {
-            address: format!("unix:{}", folder.path().join("b.sock").display()),
+            address: match setup.grpc {
+                "" => format!("unix:{}", folder.path().join("b.sock").display()),
+                address => address.to_owned(),
+            },
             folder,
             authority,
             servers: Vec::new(),
@@ -71,12 +96,13 @@ impl World {
             running: None,
         };
         let endpoint = world.workload_api(BROKER).await;
-        let config = world.write_config(&endpoint, admins, limits, sections);
+        let config = world.write_config(&endpoint, &setup);
         world.start(&config).await;
         world
     }
 
-    fn write_config(&self, endpoint: &str, admins: &str, limits: &str, sections: &str) -> std::path::PathBuf {
+    fn write_config(&self, endpoint: &str, setup: &Setup<'_>) -> std::path::PathBuf {
+        let Setup { admins, limits, issuer, sections, .. } = setup;
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let text = format!(
             r#"
@@ -97,7 +123,7 @@ patterns = ["spiffe://example.org/**"]
 root = ["{ADMIN}"]
 {admins}
 [issuer]
-url = "http://127.0.0.1:9/dayfly"
+{issuer}
 [limits]
 {limits}
 {sections}
@@ -105,7 +131,7 @@ url = "http://127.0.0.1:9/dayfly"
             address = self.address,
             glass = at("glass.sock"),
             state = at("state"),
-            keys = at("keys"),
+            keys = setup.keys.map_or_else(|| at("keys"), |keys| keys.display().to_string()),
         );
         let path = self.folder.path().join("broker.toml");
         std::fs::write(&path, text).expect("the folder is writable");

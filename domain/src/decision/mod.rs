@@ -23,7 +23,7 @@ use crate::time::{Timestamp, Ttl};
 
 pub use self::act::{Ruling, decide_act};
 use self::facts::Facts;
-pub use self::open::{check_claim, check_delegate, check_on_behalf, check_open};
+pub use self::open::{Opening, check_claim, check_delegate, check_on_behalf, check_open, explain_opening};
 pub use self::reason::DenyReason;
 pub use self::witness::Step;
 use self::witness::{Notes, Silent};

@@ -12,45 +12,13 @@ use crate::time::{Timestamp, Ttl};
 use super::act;
 use super::binding;
 use super::facts::{Facts, check_caller, check_ceilings, check_lineage, deadline_of, not_granted};
-use super::witness::Witness;
+use super::witness::{Way, Witness};
 use super::{Act, Denial, DenyReason, Grant};
-
-/// Goes on behind the first refusal only for a witness that writes; the first refusal is the answer.
-struct Way<'w, W> {
-    witness: &'w mut W,
-    refused: Option<Denial>,
-}
-
-impl<W: Witness> Way<'_, W> {
-    fn step(&mut self, rule: &'static str, checked: Result<(), Denial>) -> Result<(), Denial> {
-        let what = || match &checked {
-            Ok(()) => "holds".to_owned(),
-            Err(denial) => denial.message.clone(),
-        };
-        self.witness.step(checked.is_ok(), || rule, what);
-        self.go_on(checked)
-    }
-
-    fn go_on(&mut self, checked: Result<(), Denial>) -> Result<(), Denial> {
-        match checked {
-            Err(denial) if W::WRITES => {
-                self.refused.get_or_insert(denial);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Nothing can be looked at behind this one.
-    fn stop<T>(&mut self, found: Result<T, Denial>) -> Result<T, Denial> {
-        found.map_err(|denial| self.refused.take().unwrap_or(denial))
-    }
-}
 
 pub(super) fn walk<W: Witness>(facts: &Facts<'_>, witness: &mut W) -> Result<Grant, Denial> {
     let Facts { rules, caller, lineage, wish, now } = *facts;
     let ask = &wish.ask;
-    let mut way = Way { witness, refused: None };
+    let mut way = Way::new(witness);
     way.step("caller", check_caller(rules, caller, now))?;
     let task = check_lineage(caller, lineage, now);
     way.step("task", task.as_ref().map(|_| ()).map_err(Clone::clone))?;
@@ -78,10 +46,7 @@ pub(super) fn walk<W: Witness>(facts: &Facts<'_>, witness: &mut W) -> Result<Gra
     way.step("approval", approval.as_ref().map(|_| ()).map_err(Clone::clone))?;
     let judged = judge(facts, scope, asked, way.witness);
     way.go_on(judged.as_ref().map(|_| ()).map_err(Clone::clone))?;
-    // Whoever did not write has returned at the first refusal; whoever wrote returns it here.
-    if let Some(denial) = way.refused {
-        return Err(denial);
-    }
+    way.end()?;
     let approval = approval?;
     let approved_until = approval.as_ref().map(|(_, until)| *until);
     grant(facts, scope, task, found?, asked, judged?, approved_until)

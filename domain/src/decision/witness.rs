@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Denial;
+
 /// One step of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -81,5 +83,46 @@ impl<const WHOLE: bool> Witness for Notes<WHOLE> {
         what: impl FnOnce() -> String,
     ) {
         self.steps.push(Step { rule: rule().into(), matched, what: what() });
+    }
+}
+
+/// Goes on behind the first refusal only for a witness that writes; the first refusal is the answer.
+pub(super) struct Way<'w, W> {
+    pub(super) witness: &'w mut W,
+    pub(super) refused: Option<Denial>,
+}
+
+impl<'w, W: Witness> Way<'w, W> {
+    pub(super) fn new(witness: &'w mut W) -> Self {
+        Self { witness, refused: None }
+    }
+
+    pub(super) fn step(&mut self, rule: &'static str, checked: Result<(), Denial>) -> Result<(), Denial> {
+        let what = || match &checked {
+            Ok(()) => "holds".to_owned(),
+            Err(denial) => denial.message.clone(),
+        };
+        self.witness.step(checked.is_ok(), || rule, what);
+        self.go_on(checked)
+    }
+
+    pub(super) fn go_on(&mut self, checked: Result<(), Denial>) -> Result<(), Denial> {
+        match checked {
+            Err(denial) if W::WRITES => {
+                self.refused.get_or_insert(denial);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Nothing can be looked at behind this one.
+    pub(super) fn stop<T>(&mut self, found: Result<T, Denial>) -> Result<T, Denial> {
+        found.map_err(|denial| self.refused.take().unwrap_or(denial))
+    }
+
+    /// Whoever did not write has returned at the first refusal; whoever wrote returns it here.
+    pub(super) fn end(self) -> Result<(), Denial> {
+        self.refused.map_or(Ok(()), Err)
     }
 }

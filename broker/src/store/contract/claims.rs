@@ -31,7 +31,11 @@ pub(crate) async fn a_claimed_task_is_the_claimants_until_the_offered_deadline(w
         ..offer.clone()
     };
     assert_eq!(claimed, expected);
-    assert_eq!(w.store().lineage(offer.id).await.unwrap(), [root.clone(), expected]);
+    assert_eq!(w.store().lineage(offer.id).await.unwrap(), [root.clone(), expected.clone()]);
+    // What claimed it found an offer; until when that waited is no longer known.
+    let found = Task { stage: expected.stage, state: expected.state, ..offer.clone() };
+    assert_eq!(w.store().lineage_at(offer.id, at(10)).await.unwrap(), [root.clone(), found]);
+    assert_eq!(w.store().lineage_at(offer.id, at(11)).await.unwrap(), [root.clone(), expected]);
     let late = w.active(&claimed, "b");
     w.try_lease(&late, at(599)).await.unwrap();
     // A claimant's own limit may come before what was offered.

@@ -121,14 +121,7 @@ impl World {
     pub(crate) fn offer(&mut self, parent: &Task, owner: &str) -> Task {
         Task {
             node: None,
-            anchor: Anchor {
-                kind: AnchorKind::Offer,
-                boot_id: String::new(),
-                cgroup_id: 0,
-                pidfd_inode: 0,
-                start_time: 0,
-                attested_by: String::new(),
-            },
+            anchor: Anchor::of_no_process(AnchorKind::Offer),
             offer: Some(Offer { deadline: at(600) }),
             state: TaskState::Open { deadline: at(30) },
             ..self.child(parent, owner)
