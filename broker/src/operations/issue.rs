@@ -154,7 +154,7 @@ pub(super) async fn must_narrow(
     target: &Value,
     narrowing: &Narrowing,
 ) -> Result<(), OperationError> {
-    if !narrowing.is_in_credential() {
+    if *narrowing == Narrowing::default() {
         return Ok(());
     }
     match provider.can_narrow(target, narrowing) {

@@ -12,7 +12,7 @@ use crate::lint::rests_on_claims;
 fn the_example_narrows_what_tools_hold_and_denies_a_tool_by_itself() {
     let set = load(example());
     let Judgement::Allow(narrow) = set.judge(&Request::default().input()) else { panic!("not allowed") };
-    assert_eq!(narrow.max_ttl, Some(Ttl::seconds(120)));
+    assert_eq!(narrow.max_ttl, Some(Ttl::seconds(900)));
     assert_eq!(narrow.deny_statements.len(), 1);
     assert_eq!(narrow.tags, BTreeMap::from([("hands".to_owned(), "tool".to_owned())]));
     let alone = Request { depth: 0, chain: vec![Stage::Tool], ..Request::default() };

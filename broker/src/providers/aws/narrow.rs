@@ -1,4 +1,5 @@
-//! What policies took away, in AWS's own terms: `Deny` statements in the session policy, and session tags.
+//! What policies took away, in AWS's own terms: `Deny` statements in the session policy, session tags, and a life that a
+//! session can have.
 //!
 //! Nothing of it is ever left out: what does not fit is refused before a lease is opened.
 
@@ -8,6 +9,7 @@ use dayfly_domain::policy::Narrowing;
 use serde_json::Value;
 
 use super::policy::LONGEST_POLICY;
+use super::target::SHORTEST_SESSION;
 
 /// AWS, "Pass session tags in AWS STS": at most 50 tags of a session. Three are kept for our own.
 const MOST_TAGS: usize = 47;
@@ -22,7 +24,13 @@ const ELEMENTS: [&str; 7] = ["Sid", "Effect", "Action", "NotAction", "Resource",
 /// Whether a session with this rendered session policy can be narrowed so.
 pub(super) fn check(session_policy: &Value, narrowing: &Narrowing) -> Result<(), String> {
     policy(session_policy, &narrowing.deny_statements).map(drop)?;
-    check_tags(&narrowing.tags)
+    check_tags(&narrowing.tags)?;
+    match narrowing.max_ttl.filter(|most| *most < SHORTEST_SESSION) {
+        None => Ok(()),
+        Some(most) => Err(format!(
+            "a policy gives credentials {most} at most; AWS sessions last at least {SHORTEST_SESSION}"
+        )),
+    }
 }
 
 /// The session policy with the statements at its end, as it is sent.
@@ -155,6 +163,16 @@ mod tests {
             assert!(check(&reading(), &narrowing).is_err(), "{narrowing:?}");
         }
         assert!(policy(&json!({"Version": "2012-10-17"}), &[statement()]).is_err());
+    }
+
+    #[test]
+    fn a_life_that_no_session_is_as_short_as_is_refused() {
+        let at_most = |seconds| {
+            let max_ttl = Some(dayfly_domain::time::Ttl::seconds(seconds));
+            check(&reading(), &Narrowing { max_ttl, ..Narrowing::default() })
+        };
+        assert_eq!((at_most(900), at_most(7_200)), (Ok(()), Ok(())));
+        assert!(at_most(899).expect_err("no session is as short").contains("at least 15m"));
     }
 
     #[test]

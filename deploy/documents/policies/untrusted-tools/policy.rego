@@ -25,8 +25,19 @@ reasons contains "the agent cannot tell this process from one that takes its num
 	input.observed.attested_by != "pidfd"
 }
 
-# In a tool's hands credentials are short, and targets see whose hands they are.
-narrowings contains {"max_ttl": 120, "tags": {"hands": "tool"}} if in_tool_hands
+# In a tool's hands targets see whose hands they are, and credentials are short.
+narrowings contains {"tags": {"hands": "tool"}} if in_tool_hands
+
+narrowings contains {"max_ttl": 120} if {
+	in_tool_hands
+	input.proven.provider != "aws"
+}
+
+# No AWS session lasts less than 15 minutes: one that had to be shorter would be refused.
+narrowings contains {"max_ttl": 900} if {
+	in_tool_hands
+	input.proven.provider == "aws"
+}
 
 # And read-only, whatever the scope's session policy allows.
 narrowings contains {"deny_statements": [{

@@ -33,7 +33,7 @@ with_patch(patch) := object.union(tool, patch)
 test_a_tool_under_its_agent_is_narrowed if {
 	answer := untrusted_tools.decision with input as tool
 	answer.allow
-	answer.narrow.max_ttl == 120
+	answer.narrow.max_ttl == 900
 	answer.narrow.deny_statements[0].Effect == "Deny"
 	answer.narrow.tags.hands == "tool"
 }
@@ -41,6 +41,7 @@ test_a_tool_under_its_agent_is_narrowed if {
 test_only_aws_takes_statements if {
 	answer := untrusted_tools.decision with input as with_patch({"proven": {"provider": "vault"}})
 	answer.allow
+	answer.narrow.max_ttl == 120
 	not answer.narrow.deny_statements
 }
 
