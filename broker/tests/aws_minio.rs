@@ -5,8 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
+mod world;
+
+#[path = "aws_minio/policies.rs"]
+mod policies;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -199,7 +204,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let signer = signer();
+        Self::of(signer()).await
+    }
+
+    /// With signing keys that a broker uses too.
+    async fn with_keys(keys: &Path) -> Self {
+        Self::of(Arc::new(FileSigner::open(keys).unwrap())).await
+    }
+
+    async fn of(signer: Arc<FileSigner>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuers = Issuers::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let stop = CancellationToken::new();
@@ -301,8 +314,7 @@ async fn issue_narrowed(
 
 /// The scope of `deploy/aws`, for another role.
 fn scope(role_arn: &str) -> Scope {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/aws/scope-s3-train-read.yaml");
-    let (documents, faults) = document::parse(&std::fs::read_to_string(path).unwrap());
+    let (documents, faults) = document::parse(&file("scope-s3-train-read.yaml"));
     assert!(faults.is_empty(), "{faults:?}");
     let rules = document::compile(1, &[], &documents).unwrap();
     let mut scope = rules.scope("s3-train-read").unwrap().as_ref().clone();
@@ -310,6 +322,12 @@ fn scope(role_arn: &str) -> Scope {
     tree["role_arn"] = json!(role_arn);
     scope.target = Template::parse(tree, &scope.parameters).unwrap();
     scope
+}
+
+/// A file of `deploy/aws`.
+fn file(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/aws").join(name);
+    std::fs::read_to_string(path).unwrap()
 }
 
 fn lease(id: LeaseId, handle: &Handle, expires_at: Timestamp, promise: Promise) -> Lease {

@@ -4,6 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
+mod world;
+
+#[path = "vault_real/policies.rs"]
+mod policies;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;

@@ -241,3 +241,69 @@ async fn a_direct_caller_asks_with_its_tasks_key_and_a_scope_may_shorten_the_min
     let through_agent = v1::AuthorizeRequest { subject_token: "eyJ".to_owned(), ..peek };
     assert_eq!(reason(client.credentials().authorize(through_agent).await), "NOT_A_NODE");
 }
+
+/// A policy about models: one is withdrawn, answers on another are short, and on a third more is wanted than an answer
+/// could carry.
+const MODEL_CARE: &str = r#"
+kind: Binding
+metadata: {name: train-loads}
+spec: {identities: ["spiffe://example.org/train/*"], scope: model-load, parameters: {model: [llama, phi, mini, tagged]}}
+---
+kind: Policy
+metadata: {name: model-care}
+spec:
+  scopes: [model-load]
+  modules:
+    care.rego: |
+      package dayfly.model_care
+      decision := {"allow": count(reasons) == 0, "reasons": reasons, "narrow": narrow}
+      reasons contains "phi was withdrawn; load mini" if input.claimed.artifact.name == "models/phi"
+      default narrow := {}
+      narrow := {"max_ttl": 12} if input.claimed.artifact.name == "models/mini"
+      else := {"tags": {"team": "data"}} if input.claimed.artifact.name == "models/tagged"
+    care_test.rego: |
+      package dayfly.model_care_test
+      test_phi if not data.dayfly.model_care.decision.allow with input as {"claimed": {"artifact": {"name": "models/phi"}}}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_in_rego_is_asked_about_each_action_and_its_answer_is_in_the_receipt() {
+    let mut world = World::new().await;
+    world.apply(ARTIFACTS).await;
+    let node = world.connect(NODE).await;
+    let models = [("llama", LLAMA), ("phi", LLAMA), ("mini", LLAMA), ("tagged", LLAMA)];
+    world.apply(MODEL_CARE).await;
+    let task = open_with(&world, &node, &models).await;
+    let ask = async |model: &str| {
+        let request = load(&world, &task, &format!("models/{model}"), LLAMA);
+        node.credentials().authorize(request).await.map(tonic::Response::into_inner)
+    };
+    let refused = ask("phi").await.unwrap_err();
+    assert!(refused.message().contains("phi was withdrawn; load mini"), "{refused:?}");
+    assert_eq!(reason::<()>(Err(refused)), "POLICY_DENIED");
+    assert_eq!(reason(ask("tagged").await), "POLICY_CANNOT_NARROW");
+
+    let own = SpiffeId::new(GUARD).unwrap();
+    let guard = ReceiptVerifier::new(issuer(), &jwks(&world), own).unwrap();
+    let (trainer, digest) = (SpiffeId::new(TRAINER).unwrap(), format!("sha256:{LLAMA}"));
+    let (whole, short) = (ask("llama").await.unwrap(), ask("mini").await.unwrap());
+    for (answer, name, life) in [(&whole, "models/llama", 50..=60), (&short, "models/mini", 1..=12)] {
+        let left = at(answer.valid_until).duration_since(SystemTime::now()).unwrap().as_secs_f64().ceil();
+        assert!(life.contains(&(left as u64)), "{name}: {left}");
+        let wanted = Wanted { action: "load-model", name, digest: Some(&digest) };
+        let receipt = guard.verify(&answer.receipt, &trainer, &wanted, SystemTime::now()).unwrap();
+        assert!(receipt.expires_at <= at(answer.valid_until));
+        let later = at(answer.valid_until) + Duration::from_secs(1);
+        assert_eq!(guard.verify(&answer.receipt, &trainer, &wanted, later), Err(ReceiptFault::Expired));
+    }
+
+    let allowed = records(&mut world, "decision.allow").await;
+    let of = |answer: &v1::AuthorizeResponse| {
+        allowed.iter().find(|record| record["request_id"] == *answer.decision_id).expect("on record").clone()
+    };
+    assert_eq!(of(&short)["narrowing"]["max_ttl"], json!("12s"));
+    assert!(of(&whole)["narrowing"].is_null() && of(&whole)["digests"]["policies"]["model-care"].is_string());
+    let denied = records(&mut world, "decision.deny").await;
+    let reasons: Vec<&str> = denied.iter().map(|record| record["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["POLICY_DENIED", "POLICY_CANNOT_NARROW"]);
+}

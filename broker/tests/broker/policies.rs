@@ -150,3 +150,48 @@ async fn a_policy_that_loops_denies_and_holds_nobody_up() {
     assert!(ended < std::time::Duration::from_secs(2), "{ended:?}");
     assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_decided_under_the_policies_of_now() {
+    let mut world = World::new().await;
+    let client = world.connect(TRAINER).await;
+    let task = open(&client).await;
+    let renew = async |lease: &str| {
+        let request = v1::RenewLeaseRequest {
+            task_id: task.task_id.clone(),
+            task_key: task.task_key.clone(),
+            lease_id: lease.to_owned(),
+            ..Default::default()
+        };
+        client.credentials().renew_lease(request).await.map(tonic::Response::into_inner)
+    };
+    let admin = world.connect(crate::world::ADMIN).await;
+    let state = async |lease: &str| {
+        let request = v1::GetLeaseRequest { lease_id: lease.to_owned() };
+        admin.admin().get_lease(request).await.unwrap().into_inner().lease.unwrap().state
+    };
+    let issued = issue(&client, &task).await.unwrap();
+    assert!(seconds_left(&issued) > 60);
+
+    let narrows =
+        "decision := {\"allow\": true, \"narrow\": {\"max_ttl\": 45, \"tags\": {\"team\": \"data\"}}}";
+    world.apply(&policy(narrows, ALLOWS)).await;
+    let renewed = renew(&issued.lease_id).await.unwrap();
+    assert_ne!(renewed.lease_id, issued.lease_id, "what is out carries no tag");
+    let Some(v1::renew_lease_response::Credential::Token(token)) = &renewed.credential else {
+        panic!("a token was asked for: {renewed:?}");
+    };
+    let said = crate::exchange_site::claims(&token.access_token);
+    let lives = said["exp"].as_u64().unwrap() - said["iat"].as_u64().unwrap();
+    assert!((1..=45).contains(&lives), "{said}");
+    assert_eq!(said["dayfly"]["tags"]["team"], "data", "{said}");
+    assert_eq!(
+        (state(&issued.lease_id).await.as_str(), state(&renewed.lease_id).await.as_str()),
+        ("revoking", "active")
+    );
+
+    world.apply(&policy("decision := {\"allow\": input.claimed.ttl < 2}", ALLOWS)).await;
+    assert_eq!(reason(renew(&renewed.lease_id).await), "POLICY_DENIED");
+    assert_eq!(state(&renewed.lease_id).await, "revoking", "what may not be renewed is taken back");
+    assert_eq!(reason(renew(&renewed.lease_id).await), "LEASE_NOT_YOURS");
+}
