@@ -17,6 +17,8 @@ mod direct;
 mod exchange;
 #[path = "broker/exchange_chain.rs"]
 mod exchange_chain;
+#[path = "broker/exchange_page.rs"]
+mod exchange_page;
 #[path = "broker/exchange_site.rs"]
 mod exchange_site;
 #[path = "broker/guard.rs"]

@@ -307,6 +307,40 @@ async fn forms_that_are_none_are_refused_before_anything_is_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_exchanges_too_often_is_told_how_long_to_wait_and_others_are_served() {
+    let mut site = Site::limited("requests_per_minute_per_identity = 2").await;
+    let client = site.client(Some(TRAINER));
+    let own = site.jwt(TRAINER);
+    for _ in 0..2 {
+        site.post(&client, &for_itself("corpus-list", &own)).await.token();
+    }
+    let before = site.records("decision").await.len();
+    let answer = site.post(&client, &for_itself("corpus-list", &own)).await;
+    assert_eq!(answer.refused(), (429, "temporarily_unavailable", "RATE_LIMITED"));
+    let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().expect("whole seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(site.records("decision").await.len(), before, "it is held back before anything is recorded");
+    assert_eq!(site.tasks().await.len(), 2);
+
+    const OTHER: &str = "spiffe://example.org/train/b";
+    let own = site.jwt(OTHER);
+    site.post(&site.client(Some(OTHER)), &for_itself("corpus-list", &own)).await.token();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_as_many_tokens_as_it_may_gets_no_other_and_leaves_no_open_task() {
+    let mut site = Site::limited("live_leases_per_identity = 1").await;
+    let client = site.client(Some(TRAINER));
+    let own = site.jwt(TRAINER);
+    site.post(&client, &for_itself("corpus-list", &own)).await.token();
+    let answer = site.post(&client, &for_itself("corpus-list", &own)).await;
+    assert_eq!(answer.refused(), (429, "temporarily_unavailable", "TOO_MANY_LEASES"));
+    assert!(answer.headers.contains_key("retry-after"));
+    let states: Vec<String> = site.tasks().await.into_iter().map(|task| task.state).collect();
+    assert_eq!(states.iter().filter(|state| *state == "open").count(), 1, "{states:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_is_written_holds_a_token() {
     let mut site = Site::new().await;
     let assertion = site.jwt(TRAINER);
