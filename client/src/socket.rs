@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -25,18 +25,33 @@ impl Socket {
     /// The other host that the connection came from; none if it is this one, or cannot be told.
     pub fn other_host(&self) -> Option<IpAddr> {
         match self {
-            Socket::Tcp(socket) => other_host(socket.peer_addr().ok()?, socket.local_addr().ok()?),
+            Socket::Tcp(socket) => other_host(socket.peer_addr().ok()?, socket.local_addr().ok()?, is_own),
             Socket::Unix(_) => None,
         }
     }
 }
 
 /// By both ends of a TCP connection.
-fn other_host(from: SocketAddr, to: SocketAddr) -> Option<IpAddr> {
-    let (from, to) = (from.ip().to_canonical(), to.ip().to_canonical());
+fn other_host(from: SocketAddr, to: SocketAddr, is_own: impl Fn(SocketAddr) -> bool) -> Option<IpAddr> {
+    let (from_ip, to_ip) = (from.ip().to_canonical(), to.ip().to_canonical());
     // All of 127.0.0.0/8 is this host, and so is whoever comes from the address, or by way of a loopback one.
-    let this_host = from == to || from.is_loopback() || to.is_loopback();
-    (!this_host).then_some(from)
+    let this_host = from_ip == to_ip || from_ip.is_loopback() || to_ip.is_loopback() || is_own(from);
+    (!this_host).then_some(from_ip)
+}
+
+/// Whether an address is one of this machine's: then the kernel would send there from that very address. Asking sends
+/// nothing. Where the kernel does not say, it may be.
+fn is_own(address: SocketAddr) -> bool {
+    let answers_from = || {
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(address)?;
+        socket.local_addr()
+    };
+    answers_from().map_or(true, |own: SocketAddr| own.ip() == address.ip())
 }
 
 macro_rules! each {
@@ -96,8 +111,9 @@ mod tests {
     #[test]
     fn only_another_machines_address_is_another_host() {
         let host = |from: &str, to: &str| {
-            let end = |text: &str| text.parse().expect("an address");
-            other_host(end(from), end(to)).map(|host| host.to_string())
+            let end = |text: &str| text.parse::<SocketAddr>().expect("an address");
+            let is_own = |address: SocketAddr| address.ip() == end("10.0.0.9:5").ip();
+            other_host(end(from), end(to), is_own).map(|host| host.to_string())
         };
         assert_eq!(host("10.0.0.7:5", "10.0.0.1:7443"), Some("10.0.0.7".to_owned()));
         assert_eq!(host("[::ffff:10.0.0.7]:5", "[::]:7443"), Some("10.0.0.7".to_owned()));
@@ -108,8 +124,18 @@ mod tests {
             ("[::1]:5", "[::1]:7443"),
             ("10.0.0.1:5", "10.0.0.1:7443"),
             ("10.0.0.1:5", "127.0.0.1:7443"),
+            ("10.0.0.9:5", "10.0.0.1:7443"),
         ] {
             assert_eq!(host(from, to), None, "{from} to {to}");
         }
+    }
+
+    #[test]
+    fn the_kernel_tells_which_addresses_are_this_machines() {
+        let own = |text: &str| is_own(text.parse().expect("an address"));
+        assert!(own("127.0.0.1:5") && own("127.8.9.1:5") && own("[::ffff:127.0.0.1]:5"));
+        // RFC 5737: nobody's. A machine without any route cannot tell.
+        let route = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect("192.0.2.1:5"));
+        assert_eq!(own("192.0.2.1:5"), route.is_err());
     }
 }

@@ -68,6 +68,19 @@ impl Program {
         self
     }
 
+    /// Has another program start it: `ip netns exec NAME …`.
+    #[must_use]
+    pub fn behind<A: AsRef<OsStr>>(
+        self,
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let own = self.args.iter().map(OsString::as_os_str);
+        let mut whole: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        whole.extend([self.path.as_os_str()].into_iter().chain(own).map(OsStr::to_owned));
+        Self { path: program.into(), args: whole, ..self }
+    }
+
     /// Starts it as the head of a process group, with standard output and error appended to `log`.
     ///
     /// # Errors

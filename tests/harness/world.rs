@@ -47,6 +47,8 @@ pub struct WorldOptions {
     pub limits: String,
     /// Further sections of the broker's configuration.
     pub broker: String,
+    /// Whether the broker listens for gRPC on every address of this machine; on loopback alone if not.
+    pub everywhere: bool,
     /// `tasks.anchor` of the agent's configuration; `auto` if empty.
     pub anchor: String,
     /// Environment of the broker, for fault points.
@@ -120,7 +122,11 @@ impl World {
             &spire,
             vault_address.as_deref(),
             &options,
-            &Addresses { grpc: &broker_address, public, introspection: &introspection },
+            &Addresses {
+                grpc: &if options.everywhere { format!("0.0.0.0:{grpc}") } else { broker_address.clone() },
+                public,
+                introspection: &introspection,
+            },
         )?;
         own_folders(&scratch, broker_uid, &options)?;
         write_agent_config(&scratch, &spire, &broker_address, &options)?;

@@ -11,6 +11,7 @@ mod examples;
 mod fakecloud;
 mod faults;
 mod grpc;
+mod hosts;
 mod life;
 mod migrations;
 mod outages;
