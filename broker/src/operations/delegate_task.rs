@@ -76,14 +76,12 @@ async fn offer(broker: &Broker, request: &Request, wish: DelegateTask) -> Result
         decision::check_delegate(&rules, &request.caller, &above, &wish.to, &wish.ceiling, request.at);
     let checked = checked.and_then(|()| check_depth(broker.limits.task_depth, &above));
     let tell = |record: Record| {
-        declared(record, &wish.ceiling)
-            .with("chain", holders(&above))
-            .with("delegate_to", &wish.to)
-            .with("parent_task_id", wish.task)
+        record.with("chain", holders(&above)).with("delegate_to", &wish.to).with("parent_task_id", wish.task)
     };
     if let Err(denial) = checked {
         let ask = wish.ceiling.lines().first();
         let asked = Asked { what: "delegate_task", task: Some(wish.task), ask, ttl: None, act: None };
+        let tell = |record: Record| declared(tell(record), &wish.ceiling);
         broker.record_denial_with(request, &asked, &denial, tell).await;
         return Err(OperationError::Denied(denial));
     }

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::end_task::end_by_signal;
 use super::issue::{self, Answer, IssueCredential};
-use super::open_task::{check_depth, declared, new_key};
+use super::open_task::{check_depth, new_key};
 use super::pace::Against;
 use super::{Asked, Broker, OperationError, Request, decision_record, holders};
 use crate::providers::{Credential, token};
@@ -223,7 +223,8 @@ async fn open(
     let TaskState::Open { deadline } = task.state else {
         return Err(OperationError::Bug("a task that ends before it began"));
     };
-    let record = declared(decision_record("decision.allow", WHAT, request), &task.ceiling)
+    let record = decision_record("decision.allow", WHAT, request)
+        .with("ceiling", &task.ceiling)
         .with("task_id", task.id)
         .with("session_id", task.session)
         .with("deadline", deadline.to_string())

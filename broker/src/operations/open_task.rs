@@ -77,16 +77,14 @@ async fn open(broker: &Arc<Broker>, request: &Request, wish: OpenTask) -> Result
     let rules = broker.rules.load();
     let anchor = check_anchor(&rules, request, wish.anchor)?;
     let checked = decision::check_open(&rules, &request.caller, &above, &wish.ceiling, request.at);
-    let tell = |record: Record| {
-        let record = declared(record, &wish.ceiling);
-        match wish.parent {
-            Some(parent) => record.with("parent_task_id", parent),
-            None => record,
-        }
+    let tell = |record: Record| match wish.parent {
+        Some(parent) => record.with("parent_task_id", parent),
+        None => record,
     };
     if let Err(denial) = checked.and_then(|()| check_depth(broker.limits.task_depth, &above)) {
         let asked =
             Asked { what: "open_task", task: None, ask: wish.ceiling.lines().first(), ttl: None, act: None };
+        let tell = |record: Record| declared(tell(record), &wish.ceiling);
         broker.record_denial_with(request, &asked, &denial, tell).await;
         return Err(OperationError::Denied(denial));
     }
@@ -146,11 +144,11 @@ pub(super) fn longest(broker: &Broker, via: &Via) -> Ttl {
     }
 }
 
-/// Longest ceiling in a decision's record, in bytes of JSON: a caller that is refused again and again must not fill the
-/// audit. What a task that was opened declared stands in the record of its opening, however long it is.
+/// Longest ceiling in the record of a denial, in bytes of JSON: a caller that is refused again and again must not fill the
+/// audit.
 const LONGEST_DECLARED: usize = 8 * 1024;
 
-/// Tells what a task was to declare, as long as it is short.
+/// Tells what a task that is refused was to declare, as long as it is short.
 pub(super) fn declared(record: Record, ceiling: &Ceiling) -> Record {
     let json = serde_json::json!(ceiling);
     match json.to_string().len() > LONGEST_DECLARED {
