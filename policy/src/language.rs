@@ -8,44 +8,12 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::builtins::ALLOWED;
-use crate::check::ROOTS;
+use crate::known::{Known, constant, is_constant, literal_name};
 use crate::literals;
 use crate::syntax::{list, literal, node, path_of, place};
 
 /// Whole numbers up to this are exact as floating point too.
 const MAX_WHOLE: u64 = 1 << 53;
-/// Paths of the input below `proven`, `observed` and `claimed` that every request has.
-const ALWAYS_THERE: [&str; 26] = [
-    "proven",
-    "proven.spiffe_id",
-    "proven.trust_domain",
-    "proven.stage",
-    "proven.via",
-    "proven.scope",
-    "proven.provider",
-    "proven.action",
-    "proven.task",
-    "proven.task.id",
-    "proven.task.session",
-    "proven.task.depth",
-    "proven.task.opened_at",
-    "proven.task.deadline",
-    "proven.chain",
-    "proven.now",
-    "observed",
-    "observed.anchor",
-    "observed.attested_by",
-    "observed.cgroup_id",
-    "observed.boot_id",
-    "claimed",
-    "claimed.intent",
-    "claimed.labels",
-    "claimed.parameters",
-    "claimed.ttl",
-];
-/// Those that are collections; what lies deeper in the last two is text.
-const COLLECTIONS: [&str; 5] =
-    ["proven.chain", "proven.task", "claimed.artifact", "claimed.labels", "claimed.parameters"];
 
 type Place = (u32, u32);
 
@@ -96,6 +64,10 @@ enum At {
 }
 
 impl Walk<'_> {
+    fn known(&self) -> Known<'_> {
+        Known { imports: self.imports, locals: &self.locals }
+    }
+
     fn fault(&mut self, at: &Value, problem: impl Into<String>) {
         let at = node(at).map_or(at, |(_, body)| body);
         self.faults.push((place(&at["span"], self.text), problem.into()));
@@ -132,7 +104,7 @@ impl Walk<'_> {
             let values = [if number == 0 { value } else { &Value::Null }, &body["assign"]["value"]];
             for value in values.into_iter().filter(|value| !value.is_null()) {
                 self.expression(value, At::Value);
-                if chained && !self.settled(value) {
+                if chained && !self.known().is_settled(value) {
                     self.fault(value, "beside an else stands a constant or a name: x := … in the body");
                 }
                 let choices = statements.iter().any(|statement| is(statement, "SomeIn"));
@@ -226,7 +198,7 @@ impl Walk<'_> {
     }
 
     fn collection(&mut self, collection: &Value) {
-        if self.is_text(collection) {
+        if self.known().is_text(collection) {
             self.fault(collection, "a text has no members: split it");
         }
         self.written_out(collection);
@@ -284,7 +256,7 @@ impl Walk<'_> {
                 let outside = self.locals.clone();
                 self.query(list(&body["query"]["stmts"]), true);
                 self.expression(&body["term"], At::Value);
-                if kind == "ArrayCompr" && !self.settled(&body["term"]) {
+                if kind == "ArrayCompr" && !self.known().is_settled(&body["term"]) {
                     self.fault(
                         &body["term"],
                         "a list is made of names and constants: x := … in the comprehension",
@@ -310,7 +282,7 @@ impl Walk<'_> {
             "RefDot" => self.expression(&body["refr"], At::Value),
             "RefBrack" => {
                 self.expression(&body["refr"], At::Value);
-                if !self.settled(&body["index"]) {
+                if !self.known().is_settled(&body["index"]) {
                     let problem =
                         "in brackets stands a constant, or a name that is bound before: some … in, x := …";
                     self.fault(&body["index"], problem);
@@ -352,7 +324,7 @@ impl Walk<'_> {
                 "a collection that is written out behind in holds constants: x := {…} before it",
             );
         }
-        if at != At::Condition && !parts.iter().all(|part| self.settled(part)) {
+        if at != At::Condition && !parts.iter().all(|part| self.known().is_settled(part)) {
             self.fault(expression, "in, used as a value, takes constants and names: x := … before it");
         }
         parts.into_iter().for_each(|part| self.expression(part, At::Value));
@@ -365,7 +337,7 @@ impl Walk<'_> {
             self.expression(argument, At::Value);
         }
         if !ALLOWED.contains(&name.as_str()) {
-            if let Some(open) = arguments.iter().find(|argument| !self.settled(argument)) {
+            if let Some(open) = arguments.iter().find(|argument| !self.known().is_settled(argument)) {
                 self.fault(open, "a function of the policy takes constants and names: x := … before it");
             }
             return;
@@ -373,54 +345,12 @@ impl Walk<'_> {
         if let Some(problem) = literals::fault(&name, arguments) {
             self.fault(expression, problem);
         }
-        if name == "count" && arguments.first().is_some_and(|counted| self.is_text(counted)) {
+        if name == "count" && arguments.first().is_some_and(|counted| self.known().is_text(counted)) {
             self.fault(
                 expression,
                 "count counts collections: engines count the letters of a text differently",
             );
         }
-    }
-
-    /// Whether it has a value wherever it stands: a constant, a name of the body, or what every request has.
-    fn settled(&self, expression: &Value) -> bool {
-        match node(expression) {
-            Some(("String" | "RawString" | "Number" | "Bool" | "Null", _)) => true,
-            Some(("UnaryExpr", body)) => self.settled(&body["expr"]),
-            Some(("Array" | "Set", body)) => list(&body["items"]).iter().all(|item| self.settled(item)),
-            Some(("Object", body)) => list(&body["fields"]).iter().all(|field| self.settled(&field[2])),
-            Some(("Var", body)) if body["value"].as_str().is_some_and(|name| self.locals.contains(name)) => {
-                true
-            }
-            Some(("Var" | "RefDot" | "RefBrack", _)) => {
-                self.of_input(expression).is_some_and(|path| ALWAYS_THERE.contains(&path.as_str()))
-            }
-            _ => false,
-        }
-    }
-
-    fn is_text(&self, expression: &Value) -> bool {
-        match node(expression) {
-            Some(("String" | "RawString", _)) => true,
-            Some(("Call", body)) => literal_name(body).is_some_and(|name| literals::gives_text(&name)),
-            Some(("Var" | "RefDot" | "RefBrack", _)) => self
-                .of_input(expression)
-                .is_some_and(|path| !ROOTS.contains(&path.as_str()) && !COLLECTIONS.contains(&path.as_str())),
-            _ => false,
-        }
-    }
-
-    /// The path below `input`, with imports written out. A segment that is known only when it runs is a star.
-    fn of_input(&self, reference: &Value) -> Option<String> {
-        let mut path: Vec<String> =
-            path_of(reference).into_iter().map(|segment| segment.unwrap_or_else(|| "*".to_owned())).collect();
-        let first = path.first()?;
-        if self.locals.contains(first) {
-            return None;
-        }
-        if let Some((_, full)) = self.imports.references.iter().find(|(alias, _)| alias == first) {
-            path.splice(..1, full.iter().cloned());
-        }
-        (path.len() > 1 && path[0] == "input").then(|| path[1..].join("."))
     }
 }
 
@@ -450,26 +380,5 @@ fn names(expression: &Value) -> Vec<&str> {
             _ => map.values().flat_map(names).collect(),
         },
         _ => Vec::new(),
-    }
-}
-
-fn literal_name(call: &Value) -> Option<String> {
-    Some(path_of(&call["fcn"]).into_iter().collect::<Option<Vec<_>>>()?.join("."))
-}
-
-/// Whether an expression and all it holds are written out.
-fn is_constant(expression: &Value) -> bool {
-    match node(expression) {
-        Some(("Array" | "Set", body)) => list(&body["items"]).iter().all(is_constant),
-        _ => constant(expression).is_some(),
-    }
-}
-
-/// The value of a text, a number, a flag or null that is written out.
-fn constant(expression: &Value) -> Option<Value> {
-    match node(expression)? {
-        ("String" | "RawString" | "Number" | "Bool", body) => Some(body["value"].clone()),
-        ("Null", _) => Some(Value::Null),
-        _ => None,
     }
 }

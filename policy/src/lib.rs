@@ -21,6 +21,7 @@ mod fault;
 mod guard;
 mod input;
 mod interpreter;
+mod known;
 mod language;
 pub mod lint;
 mod literals;
