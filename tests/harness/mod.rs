@@ -10,6 +10,7 @@ pub mod manual;
 pub mod minio;
 pub mod moto;
 pub mod opa;
+pub mod pages;
 pub mod parts;
 pub mod ports;
 pub mod postgres;

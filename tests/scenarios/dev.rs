@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use harness::dev::{Dev, DevOptions};
+use harness::pages::shell_example;
 use harness::{Program, Running, Scratch, Uid, eventually, parts};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -54,6 +55,24 @@ async fn dev_works_without_root_and_says_what_is_different() {
     let folder = fs::metadata(dev.home.join(".dayfly")).unwrap();
     assert_eq!((folder.uid(), folder.mode() & 0o777), (user.0, 0o700));
     assert_eq!(fs::read_to_string(dev.home.join(".dayfly/.gitignore")).unwrap(), "*\n");
+    dev.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn dev_exchanges_tokens_as_the_page_shows() {
+    let user = Uid::fresh();
+    let dev = Dev::start(DevOptions { user: Some(user), ..DevOptions::default() }).await.unwrap();
+    let example = shell_example("token-exchange.md", "### On a laptop").unwrap();
+    let dayfly = parts::binary("dayfly").unwrap();
+    let path = format!("{}:{}", dayfly.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let shell = user.program("bash").args(["-euo", "pipefail", "-c", &example]).in_folder(&dev.home);
+    let said = shell.env("PATH", path).env("no_proxy", "*").output().await.unwrap();
+    let answer: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let claims = claims(answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")));
+    assert_eq!(claims["sub"], format!("spiffe://dev.dayfly/training/{}", user.0));
+    assert_eq!((&claims["aud"], &claims["dev"]), (&json!("spiffe://dev.dayfly/tool/service"), &json!(true)));
+    let key = fs::metadata(dev.home.join("svid.0.key")).unwrap();
+    assert_eq!((key.uid(), key.mode() & 0o777), (user.0, 0o600));
     dev.stop().await.unwrap();
 }
 

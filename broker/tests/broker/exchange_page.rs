@@ -7,7 +7,6 @@ use std::process::{Command, Output};
 use crate::exchange_site::{Site, TRAINER, claims};
 use crate::world::{BROKER_HOST, Setup};
 
-const PAGE: &str = include_str!("../../../docs/token-exchange.md");
 const ISSUER: &str = "https://issuer.example.com";
 const URL: &str = "https://dayfly.example.org:8445/token";
 
@@ -28,12 +27,6 @@ spec:
   via: direct
   parameters: {collection: [papers-1]}
 "#;
-
-/// The first block of shell commands of the page.
-fn example() -> &'static str {
-    let (_, rest) = PAGE.split_once("```sh\n").expect("the page has a shell example");
-    rest.split_once("\n```").expect("that ends").0
-}
 
 /// What SPIRE's command would do for this workload: certificates as files, a JWT-SVID on the second line.
 fn stand_in_for_spire(folder: &Path, site: &Site) {
@@ -62,7 +55,8 @@ esac
 fn run(folder: &Path) -> Output {
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("bash");
-    shell.args(["-euo", "pipefail", "-c", example()]).current_dir(folder);
+    let example = harness::pages::shell_example("token-exchange.md", "## For itself").unwrap();
+    shell.args(["-euo", "pipefail", "-c", &example]).current_dir(folder);
     shell.env("PATH", path).env("CURL_HOME", folder).env("no_proxy", "*");
     shell.output().expect("a shell")
 }

@@ -58,6 +58,10 @@ listen = {discovery}
 [introspection]
 listen = {introspection}
 url = {introspection_url}
+
+[token_exchange]
+listen = {exchange}
+url = {exchange_url}
 "#,
         workload_api = quoted(&place.endpoint("parts")),
         broker = quoted(BROKER),
@@ -71,6 +75,8 @@ url = {introspection_url}
         discovery = quoted(&place.discovery.to_string()),
         introspection = quoted(&place.introspection.to_string()),
         introspection_url = quoted(&place.introspection_url()),
+        exchange = quoted(&place.exchange.to_string()),
+        exchange_url = quoted(&place.exchange_url()),
     );
     if let Some(vault) = &targets.vault {
         let login = quoted(VAULT_LOGIN);

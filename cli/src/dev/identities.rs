@@ -8,6 +8,8 @@ use crate::failure::Failure;
 
 /// The broker.
 pub const BROKER: &str = "spiffe://dev.dayfly/dayfly/broker";
+/// Its name to programs that know no SPIFFE.
+pub const BROKER_HOST: &str = "localhost";
 /// The agent, the part that speaks to the broker.
 pub const AGENT: &str = "spiffe://dev.dayfly/node/laptop";
 /// The user's services that check tokens: the audience of the starter documents' one scope.
@@ -90,17 +92,17 @@ impl Identities {
 
     /// Lets this process, and no later one with its number, be the broker.
     pub fn admit_broker(&self, pid: u32) -> Result<(), Failure> {
-        admit(&self.parts, BROKER, pid)
+        admit(&self.parts, Entry::new(BROKER).map(|entry| entry.dns(BROKER_HOST)), BROKER, pid)
     }
 
     /// As [`Self::admit_broker`], for the agent.
     pub fn admit_agent(&self, pid: u32) -> Result<(), Failure> {
-        admit(&self.parts, AGENT, pid)
+        admit(&self.parts, Entry::new(AGENT), AGENT, pid)
     }
 
     /// As [`Self::admit_broker`], for the part that may ask who others are.
     pub fn admit_attest(&self, pid: u32) -> Result<(), Failure> {
-        admit(&self.programs, ATTEST, pid)
+        admit(&self.programs, Entry::new(ATTEST), ATTEST, pid)
     }
 
     /// Ends all of them.
@@ -109,8 +111,8 @@ impl Identities {
     }
 }
 
-fn admit(server: &Server, id: &str, pid: u32) -> Result<(), Failure> {
-    let entry = Entry::new(id).and_then(|entry| entry.process(pid));
+fn admit(server: &Server, entry: Result<Entry, EntryError>, id: &str, pid: u32) -> Result<(), Failure> {
+    let entry = entry.and_then(|entry| entry.process(pid));
     let added = entry.and_then(|entry| server.add_entry(entry));
     added.map_err(|error| told(&format!("{id} cannot be given to process {pid}"), &error))
 }

@@ -6,6 +6,7 @@
 //! only this user can enter.
 
 mod config;
+mod fetch;
 mod identities;
 mod parts;
 mod place;
@@ -71,6 +72,8 @@ enum Verb {
     Env(DirArgs),
     /// Stop it, from another shell
     Stop(DirArgs),
+    /// Fetch the SVIDs of your programs as files and text, for those that speak to no Workload API
+    Fetch(fetch::FetchArgs),
     /// Become a part that ends with its parent
     #[command(hide = true)]
     Part {
@@ -89,6 +92,7 @@ pub async fn run(args: DevArgs, verbose: bool) -> Result<Exit, Failure> {
         None => start(args.start, verbose).await,
         Some(Verb::Env(place)) => shell::print_env(&place.dir),
         Some(Verb::Stop(place)) => shell::stop(&place.dir).await,
+        Some(Verb::Fetch(args)) => fetch::fetch(args).await,
         Some(Verb::Part { parent, command }) => Err(parts::become_part(parent, &command)),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::identities::{BROKER, Me};
+use super::identities::{BROKER, BROKER_HOST, Me};
 use crate::failure::Failure;
 use crate::output;
 
@@ -29,6 +29,8 @@ pub struct Place {
     pub discovery: SocketAddr,
     /// The address where services ask about tokens.
     pub introspection: SocketAddr,
+    /// The address where programs without gRPC exchange tokens.
+    pub exchange: SocketAddr,
     _lock: File,
 }
 
@@ -54,12 +56,16 @@ pub struct Told {
     pub issuer: String,
     /// Where services ask about tokens.
     pub introspection: String,
+    /// Where programs without gRPC exchange tokens.
+    pub exchange: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Ports {
     discovery: u16,
     introspection: u16,
+    exchange: u16,
 }
 
 impl Place {
@@ -87,6 +93,7 @@ impl Place {
             me: Me::here(),
             discovery: local(ports.discovery),
             introspection: local(ports.introspection),
+            exchange: local(ports.exchange),
             _lock: lock,
             dir,
         })
@@ -127,6 +134,11 @@ impl Place {
         format!("https://{}/introspect", self.introspection)
     }
 
+    /// Where programs without gRPC exchange tokens: by a name, for they know no SPIFFE.
+    pub fn exchange_url(&self) -> String {
+        format!("https://{BROKER_HOST}:{}/token", self.exchange.port())
+    }
+
     /// Writes down how to use it, for `dayfly dev env`.
     pub fn tell(&self) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(&self.told()).expect("texts and numbers are plain data");
@@ -145,6 +157,7 @@ impl Place {
             service_api: self.endpoint("service"),
             issuer: self.issuer(),
             introspection: self.introspection_url(),
+            exchange: self.exchange_url(),
         }
     }
 
@@ -297,7 +310,8 @@ fn ports(dir: &Path) -> Result<Ports, Failure> {
         fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let discovery = free_port(kept.discovery, "the issuer's documents")?;
     let introspection = free_port(kept.introspection, "introspection")?;
-    let ports = Ports { discovery, introspection };
+    let exchange = free_port(kept.exchange, "the token exchange")?;
+    let ports = Ports { discovery, introspection, exchange };
     write(&path, &serde_json::to_string(&ports).expect("numbers are plain data"))?;
     Ok(ports)
 }

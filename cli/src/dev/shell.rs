@@ -57,6 +57,7 @@ fn exports(told: &Told) -> String {
         ("DAYFLY_DEV_SERVICE_API", &told.service_api),
         ("DAYFLY_DEV_ISSUER", &told.issuer),
         ("DAYFLY_DEV_INTROSPECTION", &told.introspection),
+        ("DAYFLY_DEV_TOKEN_ENDPOINT", &told.exchange),
     ];
     variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
 }
@@ -79,6 +80,7 @@ pub fn welcome(place: &Place, targets: &Targets, applied: Option<usize>) -> Stri
         ("you as admin are", place.me.admin()),
         ("tokens come from", place.issuer()),
         ("services ask at", place.introspection_url()),
+        ("tokens are exchanged at", place.exchange_url()),
         ("Vault", targets.vault.as_ref().map(|vault| vault.address.clone()).unwrap_or_default()),
         ("AWS", targets.aws.as_ref().map(|aws| aws.endpoint.clone()).unwrap_or_default()),
     ]);
@@ -134,6 +136,7 @@ mod tests {
             service_api: "unix:/s".into(),
             issuer: "http://127.0.0.1:1".into(),
             introspection: "https://127.0.0.1:2/introspect".into(),
+            exchange: "https://localhost:3/token".into(),
         };
         let script = format!("{}printf %s \"$DAYFLY_AGENT_SOCKET\"", exports(&told));
         let said = std::process::Command::new("sh").arg("-c").arg(script).output().expect("there is a shell");
