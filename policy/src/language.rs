@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::builtins::ALLOWED;
-use crate::known::{Known, constant, is_constant, literal_name};
+use crate::known::{Known, constant, is_constant};
 use crate::literals;
 use crate::syntax::{list, literal, node, path_of, place};
 

@@ -46,13 +46,14 @@ pub struct Entry {
     selectors: Vec<String>,
     x509_ttl: Option<Duration>,
     jwt_ttl: Option<Duration>,
+    dns_name: Option<String>,
 }
 
 impl Entry {
     /// An entry such as `("spiffe://example.org/train", ["unix:uid:61000"])`.
     pub fn new<S: AsRef<str>>(spiffe_id: impl Into<String>, selectors: impl IntoIterator<Item = S>) -> Self {
         let selectors = selectors.into_iter().map(|selector| selector.as_ref().to_owned()).collect();
-        Self { spiffe_id: spiffe_id.into(), selectors, x509_ttl: None, jwt_ttl: None }
+        Self { spiffe_id: spiffe_id.into(), selectors, x509_ttl: None, jwt_ttl: None, dns_name: None }
     }
 
     /// Every process of this user.
@@ -74,6 +75,13 @@ impl Entry {
         self
     }
 
+    /// Sets the DNS name of its X.509-SVIDs, for clients that know no SPIFFE.
+    #[must_use]
+    pub fn dns_name(mut self, name: &str) -> Self {
+        self.dns_name = Some(name.to_owned());
+        self
+    }
+
     fn json(&self, parent: &str) -> Value {
         let selectors = self.selectors.iter().map(|selector| {
             let (kind, value) = selector.split_once(':').unwrap_or((selector, ""));
@@ -84,6 +92,7 @@ impl Entry {
             "spiffe_id": self.spiffe_id,
             "selectors": selectors.collect::<Vec<_>>(),
             "x509_svid_ttl": self.x509_ttl.map_or(0, |ttl| ttl.as_secs()),
+            "dns_names": self.dns_name.iter().collect::<Vec<_>>(),
             "jwt_svid_ttl": self.jwt_ttl.map_or(0, |ttl| ttl.as_secs()),
         })
     }
@@ -125,6 +134,19 @@ impl Spire {
         spire.start_server().await?;
         spire.start_agent().await?;
         Ok(spire)
+    }
+
+    /// A `spire-agent` in this folder that speaks to this agent without being told where it is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn command_in(&self, folder: &Path) -> anyhow::Result<()> {
+        let (program, socket) = (self.agent_program.display(), self.workload_socket());
+        let script = format!("#!/bin/sh\nexec {program} \"$@\" -socketPath {}\n", socket.display());
+        let path = folder.join("spire-agent");
+        std::fs::write(&path, script)?;
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, all).with_context(|| path.display().to_string())
     }
 
     /// The trust domain's name.

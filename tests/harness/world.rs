@@ -25,6 +25,8 @@ use crate::wait::eventually;
 const START: Duration = Duration::from_secs(30);
 /// Path of the broker's identity.
 pub const BROKER: &str = "/dayfly/broker";
+/// The broker's name to clients that know no SPIFFE.
+pub const BROKER_HOST: &str = "dayfly.example.org";
 /// Path of the node agent's identity.
 pub const NODE: &str = "/node/n1";
 /// Path of the attest process's identity.
@@ -47,6 +49,8 @@ pub struct WorldOptions {
     pub limits: String,
     /// Further sections of the broker's configuration.
     pub broker: String,
+    /// What its tokens say they come from; where its discovery documents are served, if empty.
+    pub issuer: String,
     /// Whether the broker listens for gRPC on every address of this machine; on loopback alone if not.
     pub everywhere: bool,
     /// `tasks.anchor` of the agent's configuration; `auto` if empty.
@@ -485,7 +489,7 @@ fn own_entries(spire: &Spire, broker: Uid, attest: Uid) -> anyhow::Result<Vec<En
     let root_at = |path: &Path| ["unix:uid:0".to_owned(), format!("unix:path:{}", path.display())];
     let this = std::env::current_exe()?;
     Ok(vec![
-        Entry::of_uid(spire.id(BROKER), broker),
+        Entry::of_uid(spire.id(BROKER), broker).dns_name(BROKER_HOST),
         Entry::of_uid(spire.id(ATTEST), attest),
         Entry::new(spire.id(NODE), root_at(&parts::binary("dayfly-agent")?)),
         Entry::new(spire.id(ADMIN), root_at(&this)),
@@ -530,7 +534,7 @@ patterns = ["spiffe://example.org/**"]
 [admins]
 root = ["{admin}", "{cli}"]
 [issuer]
-url = "http://127.0.0.1:{public}/dayfly"
+url = "{issuer}"
 listen = "127.0.0.1:{public}"
 [introspection]
 listen = "{introspection}"
@@ -545,6 +549,10 @@ listen = "{introspection}"
         keys = scratch.join("broker/keys").display(),
         admin = spire.id(ADMIN),
         cli = spire.id(CLI_ADMIN),
+        issuer = match options.issuer.as_str() {
+            "" => format!("http://127.0.0.1:{}/dayfly", addresses.public),
+            issuer => issuer.to_owned(),
+        },
         public = addresses.public,
         introspection = addresses.introspection,
         limits = options.limits,

@@ -8,6 +8,7 @@ mod deploy;
 mod dev;
 mod disk;
 mod examples;
+mod exchange;
 mod fakecloud;
 mod faults;
 mod grpc;
