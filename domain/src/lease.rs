@@ -26,6 +26,8 @@ pub enum RevokeCause {
     Holder,
     /// An admin took it.
     Admin,
+    /// The agent it came through did not speak for too long; its task is held for the sake of another lease.
+    NodeSilent,
     /// The target did not answer, or the answer came when nobody would have it.
     Undelivered,
     /// A renewal yielded a new secret, or was denied.

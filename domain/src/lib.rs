@@ -7,6 +7,7 @@
 //! | [`parameter`], [`template`], [`scope`] | named, parameterised permissions on one target |
 //! | [`binding`], [`node`], [`rules`] | who may use which scope, and which agents may speak for whom |
 //! | [`document`] | the YAML documents that scopes, bindings, stages and nodes are written in |
+//! | [`brake`] | when a node's silence ends its tasks, and when too many are silent for that |
 //! | [`task`], [`lease`] | the two state machines |
 //! | [`decision`] | allow or deny, with the reasons |
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
@@ -23,6 +24,7 @@ pub mod audit;
 pub mod aws_deny;
 pub mod binding;
 pub mod binding_index;
+pub mod brake;
 pub mod caller;
 pub mod decision;
 pub mod document;

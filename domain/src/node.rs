@@ -6,6 +6,7 @@ use crate::pattern::SpiffePattern;
 use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
 use crate::task::AnchorKind;
+use crate::time::{Timestamp, Ttl};
 
 /// What agents that match a pattern may do.
 #[derive(Clone, Debug)]
@@ -53,5 +54,37 @@ impl TrustDomainRule {
         id.trust_domain() == self.name
             && self.stages.contains(&stage)
             && self.patterns.iter().any(|pattern| pattern.matches(id))
+    }
+}
+
+/// How a node agent stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// A stream stands, or stood a moment ago.
+    Attached,
+    /// It did not speak for too long: nothing is given through it until it attaches anew.
+    Lapsed,
+}
+
+/// A node agent, as it last spoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeHeard {
+    /// The agent.
+    pub node: SpiffeId,
+    /// Given at its last Attach.
+    pub epoch: u64,
+    /// When it last spoke.
+    pub last_seen_at: Timestamp,
+    /// How it stands.
+    pub state: NodeState,
+}
+
+impl NodeHeard {
+    /// Whether something may be given through a stream of this epoch now: it is the node's newest, and it speaks.
+    ///
+    /// A node that is silent for too long is refused before anything has ended there, so also while a brake holds its end
+    /// back.
+    pub fn speaks(&self, epoch: u64, now: Timestamp, lapse_after: Ttl) -> bool {
+        self.state == NodeState::Attached && self.epoch == epoch && now <= self.last_seen_at + lapse_after
     }
 }

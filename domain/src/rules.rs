@@ -13,7 +13,7 @@ use crate::parameter::Parameters;
 use crate::pattern::{SpiffePattern, common_id};
 use crate::pattern_index::PatternIndex;
 use crate::policy::{Judge, PolicySource, Unloaded};
-use crate::scope::{Scope, ScopeAsk};
+use crate::scope::{OnAgentLoss, Scope, ScopeAsk};
 use crate::spiffe::SpiffeId;
 use crate::stage::Stage;
 use crate::time::Timestamp;
@@ -188,6 +188,12 @@ impl Rules {
     /// Every scope, by name.
     pub fn scopes(&self) -> impl Iterator<Item = &Arc<Scope>> {
         self.scopes.values()
+    }
+
+    /// The scopes whose leases outlive the silence of the agent they came through.
+    pub fn held_on_agent_loss(&self) -> Vec<String> {
+        let held = |scope: &&Arc<Scope>| scope.on_agent_loss == OnAgentLoss::HoldUntilDeadline;
+        self.scopes.values().filter(held).map(|scope| scope.name.clone()).collect()
     }
 
     /// Every binding on a scope, by name.

@@ -31,12 +31,35 @@ pub struct Scope {
     pub leaves_behind: Vec<String>,
     /// How much of it may be asked for and held, by all who may; never more than the broker's own limits.
     pub limits: ScopeLimits,
+    /// What becomes of its leases when the agent they came through falls silent.
+    pub on_agent_loss: OnAgentLoss,
     /// The provider that issues it: `token`, `vault`, `aws`.
     pub provider: String,
     /// What the provider makes of it; its keys are the provider's own.
     pub target: Template,
     /// SHA-256 of the document it was written in, hexadecimal.
     pub digest: String,
+}
+
+/// What becomes of a lease when the agent it came through falls silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnAgentLoss {
+    /// It is taken back, like at the end of its task.
+    #[default]
+    Revoke,
+    /// It is left to those who hold it, and its task is left open, until the task's own deadline. Nothing new is given
+    /// meanwhile.
+    HoldUntilDeadline,
+}
+
+impl OnAgentLoss {
+    /// The word of documents and of the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            OnAgentLoss::Revoke => "revoke",
+            OnAgentLoss::HoldUntilDeadline => "hold_until_deadline",
+        }
+    }
 }
 
 /// What a scope asks of approvals.

@@ -89,11 +89,13 @@ pub enum EndCause {
     NodeSilent,
     /// Its node no longer knows of it.
     MissingFromInventory,
+    /// Its restarted agent found something else in its place: another process, another cgroup, another boot.
+    AnchorChanged,
 }
 
 impl EndCause {
     /// Every cause.
-    pub const ALL: [EndCause; 7] = [
+    pub const ALL: [EndCause; 8] = [
         EndCause::Explicit,
         EndCause::AnchorGone,
         EndCause::Deadline,
@@ -101,6 +103,7 @@ impl EndCause {
         EndCause::Admin,
         EndCause::NodeSilent,
         EndCause::MissingFromInventory,
+        EndCause::AnchorChanged,
     ];
 
     /// The cause's name in records and on the wire.
@@ -113,6 +116,7 @@ impl EndCause {
             EndCause::Admin => "admin",
             EndCause::NodeSilent => "node_silent",
             EndCause::MissingFromInventory => "missing_from_inventory",
+            EndCause::AnchorChanged => "anchor_changed",
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Document;
 use super::fields::{Fields, Sink, kind_of};
 use crate::parameter::{MAX_PARAMETERS, ParameterSpec, ParameterType, WholePattern};
-use crate::scope::{ApprovalRule, Scope, ScopeLimits, TtlLimits};
+use crate::scope::{ApprovalRule, OnAgentLoss, Scope, ScopeLimits, TtlLimits};
 use crate::stage::Stage;
 use crate::task::AnchorKind;
 use crate::template::Template;
@@ -43,6 +43,8 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
     let approval = read_approval(&mut spec, sink);
     let leaves_behind = read_leaves_behind(&mut spec, sink);
     let limits = read_limits(&mut spec, sink);
+    let words = [OnAgentLoss::Revoke, OnAgentLoss::HoldUntilDeadline].map(|word| (word.as_str(), word));
+    let on_agent_loss = spec.choice("on_agent_loss", &words, sink).unwrap_or_default();
     let target = spec.required("target", sink);
     spec.finish(sink);
     let (provider, target) = read_target(target?, &parameters, sink)?;
@@ -56,6 +58,7 @@ pub(super) fn read(document: &Document, sink: &mut Sink<'_>) -> Option<Scope> {
         approval,
         leaves_behind,
         limits,
+        on_agent_loss,
         provider,
         target,
         digest: document.digest(),

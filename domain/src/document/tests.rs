@@ -112,8 +112,12 @@ fn a_scope_says_what_it_leaves_behind_and_how_much_of_it_there_is() {
     let scope = rules.scope("s3-train-read").expect("the scope");
     assert_eq!(scope.leaves_behind, ["role_sessions", "keys"]);
     assert_eq!(scope.limits, ScopeLimits { requests_per_minute: Some(60), live_leases: Some(5) });
+    assert!(rules.held_on_agent_loss().is_empty(), "silence takes back unless a scope says otherwise");
+    let held = compile(1, &domains(), &parse(&with("on_agent_loss: hold_until_deadline")).0);
+    assert_eq!(held.expect("no faults").held_on_agent_loss(), ["s3-train-read"]);
     for (faulty, path) in [
         ("leaves_behind: []", "spec.leaves_behind"),
+        ("on_agent_loss: keep", "spec.on_agent_loss"),
         ("leaves_behind: keys", "spec.leaves_behind"),
         ("leaves_behind: [keys, keys]", "spec.leaves_behind"),
         ("leaves_behind: [\"two words\"]", "spec.leaves_behind"),

@@ -201,6 +201,7 @@ fn scope(dice: &mut Dice, name: &str) -> Scope {
         approval: dice.one_in(5).then_some(ApprovalRule { max: Ttl::hours(8) }),
         leaves_behind: Vec::new(),
         limits: ScopeLimits::default(),
+        on_agent_loss: Default::default(),
         provider: "token".into(),
         target: Template::parse(serde_json::json!({}), &BTreeMap::new()).expect("an empty template"),
         digest: format!("digest of {name}"),
