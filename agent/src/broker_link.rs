@@ -3,8 +3,9 @@
 //! A stream outlives the certificate it began with: ends are taken on it still, nothing is given. So a new identity means
 //! a new stream, and the old one is kept until the new one stands.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dayfly_client::{BrokerClient, CallError, Health, Identity};
 use dayfly_proto::v1::attach_request::Message as Up;
@@ -17,7 +18,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::attester::Attester;
-use crate::fence::Fence;
+use crate::fence::{Fence, Moment};
 use crate::metrics::Metrics;
 use crate::rules::Rules;
 use crate::task::{EndSignal, Task};
@@ -32,6 +33,8 @@ const USUAL_HEARTBEAT: Duration = Duration::from_secs(10);
 const USUAL_LAPSE: Duration = Duration::from_secs(30);
 /// How long an inventory waits for tasks that are being opened.
 const OPENING_PATIENCE: Duration = Duration::from_secs(1);
+/// Heartbeats whose answers are waited for.
+const MOST_UNANSWERED: usize = 64;
 
 /// The agent's side of `NodeService`.
 #[derive(Debug)]
@@ -77,12 +80,14 @@ struct Terms {
 impl BrokerLink {
     /// Runs until dropped.
     pub async fn run(self) {
+        tokio::join!(self.keep_attached(), self.keep_fenced());
+    }
+
+    async fn keep_attached(&self) {
         let mut terms = Terms { lapse_after: USUAL_LAPSE };
         loop {
             let mut attached = self.attach_in_the_end(&mut terms).await;
             loop {
-                self.fence.lower();
-                self.metrics.fenced.set(0);
                 self.metrics.broker_connected.set(1);
                 match self.speak(attached, &mut terms).await {
                     Over::Replaced(better) => attached = *better,
@@ -96,41 +101,47 @@ impl BrokerLink {
         }
     }
 
-    /// Tries until a stream stands, and raises the fence when that takes too long.
-    async fn attach_in_the_end(&self, terms: &mut Terms) -> Attached {
-        let silent_since = Instant::now();
-        let mut pause = PAUSES.0;
+    /// Drops what is held each time the right to serve is over. What lies in files goes as well: who keeps one listens to
+    /// the fence.
+    async fn keep_fenced(&self) {
+        self.metrics.fenced.set(1);
         loop {
-            let lapse = terms.lapse_after.saturating_sub(silent_since.elapsed());
-            tokio::select! {
-                attached = self.attach(terms) => match attached {
-                    Ok(attached) => return attached,
-                    Err(status) => warn!(error = %CallError::from(status), "cannot attach to the broker"),
-                },
-                () = self.fence_after(lapse) => unreachable!("the fence waits for ever once it is up"),
-            }
-            // Some before, some after: agents that lost one broker must not all come back at once.
-            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
-            let lapse = terms.lapse_after.saturating_sub(silent_since.elapsed());
-            tokio::select! {
-                () = tokio::time::sleep(jittered) => {}
-                () = self.fence_after(lapse) => unreachable!("the fence waits for ever once it is up"),
-            }
-            pause = (pause * 2).min(PAUSES.1);
+            self.fence.is(false).await;
+            self.metrics.fenced.set(0);
+            self.fence.over().await;
+            self.metrics.fenced.set(1);
+            self.drop_all();
         }
     }
 
-    /// Stops all serving after a while, and never completes.
-    async fn fence_after(&self, while_left: Duration) {
-        tokio::time::sleep(while_left).await;
-        if self.fence.raise() {
-            self.metrics.fenced.set(1);
-            for task in self.tasks.open_tasks() {
-                task.credentials.clear();
-            }
-            self.attester.clear();
+    /// The broker answered what was asked then. Where the right to serve was over, what is held is of before and goes
+    /// first, though nobody has raised the fence yet: an agent that was stopped wakes up here.
+    fn heard(&self, asked: Moment, terms: &Terms) {
+        if self.fence.is_up() {
+            self.drop_all();
         }
-        std::future::pending().await
+        self.fence.heard(asked.after(terms.lapse_after));
+    }
+
+    fn drop_all(&self) {
+        for task in self.tasks.open_tasks() {
+            task.credentials.clear();
+        }
+        self.attester.clear();
+    }
+
+    /// Tries until a stream stands.
+    async fn attach_in_the_end(&self, terms: &mut Terms) -> Attached {
+        let mut pause = PAUSES.0;
+        loop {
+            match self.attach(terms).await {
+                Ok(attached) => return attached,
+                Err(status) => warn!(error = %CallError::from(status), "cannot attach to the broker"),
+            }
+            // Some before, some after: agents that lost one broker must not all come back at once.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
     }
 
     async fn attach(&self, terms: &mut Terms) -> Result<Attached, Status> {
@@ -146,9 +157,12 @@ impl BrokerLink {
                 _ => Err(Status::internal("the broker did not begin with a welcome")),
             }
         };
+        let asked = Moment::now();
         let late = || Status::deadline_exceeded("the broker did not welcome us in time");
         let (down, welcome) = tokio::time::timeout(ATTACH_PATIENCE, attach).await.map_err(|_| late())??;
         let heartbeat = self.agree(&welcome, terms);
+        self.broker.set_node_epoch(welcome.epoch);
+        self.heard(asked, terms);
         if self.rules.stand_now(&welcome.rules_digest) {
             self.decide_anew();
         }
@@ -178,9 +192,16 @@ impl BrokerLink {
         let mut updates = self.identity.updates();
         let mut serial = self.identity.leaf().ok().map(|leaf| leaf.serial);
         let mut still_told = true;
+        let mut unanswered = Unanswered::default();
         loop {
             let sent = tokio::select! {
                 received = down.message() => match received {
+                    Ok(Some(AttachResponse { message: Some(Down::HeartbeatHeard(heard)) })) => {
+                        if let Some(asked) = unanswered.answered(heard.sequence) {
+                            self.heard(asked, terms);
+                        }
+                        Ok(())
+                    }
                     Ok(Some(AttachResponse { message: Some(message) })) => {
                         self.hear(message);
                         Ok(())
@@ -191,7 +212,12 @@ impl BrokerLink {
                 },
                 fresh = self.tasks.outbox.fresh() => send_all(up, fresh).await,
                 _ = beats.tick() => {
-                    let beat = Up::Heartbeat(Heartbeat { task_ids: self.inventory().await });
+                    if self.fence.is_up() {
+                        // A path that carries one way only, or a broker that is stopped.
+                        return Over::Lost("the broker answers no heartbeat".to_owned());
+                    }
+                    let task_ids = self.inventory().await;
+                    let beat = Up::Heartbeat(Heartbeat { task_ids, sequence: unanswered.ask() });
                     match send(up, beat).await {
                         Ok(()) => send_all(up, self.tasks.outbox.ends()).await,
                         failed => failed,
@@ -238,6 +264,7 @@ impl BrokerLink {
 
     fn hear(&self, message: Down) {
         match message {
+            Down::HeartbeatHeard(_) => {}
             Down::Welcome(_) => debug!("the broker welcomes us twice"),
             Down::EndRecorded(recorded) => self.tasks.recorded(&recorded.task_id),
             Down::EndTask(order) => {
@@ -256,6 +283,32 @@ impl BrokerLink {
                 info!(lease_id = %notice.lease_id, dropped, "a lease was revoked");
             }
         }
+    }
+}
+
+/// Heartbeats of one stream that wait for their answer.
+#[derive(Debug, Default)]
+struct Unanswered {
+    sequence: u64,
+    asked: VecDeque<(u64, Moment)>,
+}
+
+impl Unanswered {
+    /// The number of a heartbeat that is sent now.
+    fn ask(&mut self) -> u64 {
+        self.sequence += 1;
+        self.asked.push_back((self.sequence, Moment::now()));
+        // Older ones lengthen nothing that a newer one would not.
+        while self.asked.len() > MOST_UNANSWERED {
+            self.asked.pop_front();
+        }
+        self.sequence
+    }
+
+    /// When the heartbeat was sent that is answered now; none for one that was never sent, or answered before.
+    fn answered(&mut self, sequence: u64) -> Option<Moment> {
+        let at = self.asked.iter().position(|(asked, _)| *asked == sequence)?;
+        self.asked.drain(..=at).next_back().map(|(_, asked)| asked)
     }
 }
 

@@ -123,6 +123,9 @@ impl Deliverer {
         provider: Provider,
         asker: &Process,
     ) -> Result<Arc<Lease>, DeliverError> {
+        if task.is_open() {
+            self.fence.down_within(PATIENCE / 2).await;
+        }
         self.must_serve(task)?;
         let subject = self.attester.subject(asker).await?;
         let slot = self.slot(task, provider, &subject)?;

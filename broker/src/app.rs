@@ -31,6 +31,7 @@ use crate::limited::Limited;
 use crate::metrics::Metrics;
 use crate::operations::Broker;
 use crate::operations::apply::reload;
+use crate::operations::lapse::Lapses;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
 use crate::providers::Catalogue;
@@ -85,6 +86,7 @@ impl App {
             wake: Wake::default(),
             notices: Notices::default(),
             stream_anchors: StreamAnchors::default(),
+            lapses: Lapses::default(),
             denials: Denials::new(config.limits.equal_denials_per_minute),
             rate: Rate::default(),
             limited: Limited::default(),

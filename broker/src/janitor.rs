@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dayfly_domain::task::{AnchorKind, EndCause};
-use dayfly_domain::time::{Timestamp, Ttl};
+use dayfly_domain::time::Ttl;
 use tokio_util::sync::CancellationToken;
 
-use crate::operations::Broker;
 use crate::operations::end_task::{end, end_by_signal};
+use crate::operations::{Broker, lapse};
 use crate::store::{EndWhich, StoreError, TaskFilter};
 
 /// How often the world is read anew.
@@ -22,12 +22,11 @@ const ASSERTION_KEPT: Ttl = Ttl::minutes(1);
 
 /// Sweeps until told to stop.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
-    let started = broker.clock.now();
     if let Err(error) = expect_streams(&broker).await {
         tracing::error!(error = &error as &dyn std::error::Error, "open tasks could not be read");
     }
     loop {
-        if let Err(error) = sweep(&broker, started).await {
+        if let Err(error) = sweep(&broker).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed and is tried again");
         }
         tokio::select! {
@@ -37,19 +36,13 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
     }
 }
 
-async fn sweep(broker: &Broker, started: Timestamp) -> Result<(), StoreError> {
+async fn sweep(broker: &Broker) -> Result<(), StoreError> {
     let now = broker.clock.now();
     for task in broker.stream_anchors.lapsed(broker.limits.stream_grace.as_duration()) {
         end_by_signal(broker, task, EndCause::AnchorGone, None).await;
     }
     end(broker, EndWhich::Overdue, EndCause::Deadline, None).await?;
-    // After its own outage the broker first listens for as long as a node may be silent.
-    if now >= started + broker.limits.lapse_after {
-        for node in broker.store.lapse_nodes(now - broker.limits.lapse_after, now).await? {
-            tracing::warn!(%node, "node silent for too long: its tasks end");
-            end(broker, EndWhich::Node(node), EndCause::NodeSilent, None).await?;
-        }
-    }
+    lapse::sweep(broker).await?;
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
     while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
     while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}

@@ -11,6 +11,14 @@ pub struct Limits {
     pub heartbeat_interval: Ttl,
     /// Silence of a node for this long ends its tasks.
     pub lapse_after: Ttl,
+    /// More nodes than this that fall silent at once are held back instead of lapsing.
+    pub brake_nodes: u32,
+    /// The same, as a share of the nodes that were heard, in percent.
+    pub brake_percent: u32,
+    /// Nodes that fall silent within this span count together.
+    pub brake_window: Ttl,
+    /// The longest that ends are held back.
+    pub brake_longest: Ttl,
     /// How long a task lasts if its opener does not say.
     pub default_task: Ttl,
     /// How long any task may last.
@@ -62,6 +70,10 @@ impl Default for Limits {
         Self {
             heartbeat_interval: Ttl::seconds(5),
             lapse_after: Ttl::seconds(30),
+            brake_nodes: 50,
+            brake_percent: 20,
+            brake_window: Ttl::minutes(1),
+            brake_longest: Ttl::hours(1),
             default_task: Ttl::hours(24),
             longest_task: Ttl::hours(14 * 24),
             direct_task: Ttl::minutes(15),

@@ -5,6 +5,7 @@ use dayfly_domain::time::Ttl;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -46,6 +47,10 @@ pub struct Metrics {
     limited: Family<ByLimit, Counter>,
     tasks_opened: Counter,
     tasks_ended: Counter,
+    nodes_lapsed: Counter,
+    nodes_held: Gauge,
+    brakes_engaged: Counter,
+    attaches_refused: Counter,
     revocations: Family<ByOutcome, Counter>,
     revocation_seconds: Histogram,
     token_exchanges: Family<ByAnswer, Counter>,
@@ -62,6 +67,10 @@ impl Default for Metrics {
         let limited = Family::default();
         let tasks_opened = Counter::default();
         let tasks_ended = Counter::default();
+        let nodes_lapsed = Counter::default();
+        let nodes_held = Gauge::default();
+        let brakes_engaged = Counter::default();
+        let attaches_refused = Counter::default();
         let revocations = Family::default();
         let bounds = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
         let revocation_seconds = Histogram::new(bounds);
@@ -71,6 +80,14 @@ impl Default for Metrics {
         registry.register("requests_limited", "Requests refused for want of room, by limit", limited.clone());
         registry.register("tasks_opened", "Tasks opened", tasks_opened.clone());
         registry.register("tasks_ended", "Tasks ended", tasks_ended.clone());
+        registry.register("nodes_lapsed", "Nodes that were silent for too long", nodes_lapsed.clone());
+        registry.register("nodes_held", "Silent nodes whose ends are held back", nodes_held.clone());
+        registry.register("brakes_engaged", "Times the brake began to hold", brakes_engaged.clone());
+        registry.register(
+            "attaches_refused",
+            "Attaches under a live identity from another boot",
+            attaches_refused.clone(),
+        );
         registry.register("revocations", "Tries of revocations, by what came of them", revocations.clone());
         registry.register(
             "revocation_seconds",
@@ -89,6 +106,10 @@ impl Default for Metrics {
             limited,
             tasks_opened,
             tasks_ended,
+            nodes_lapsed,
+            nodes_held,
+            brakes_engaged,
+            attaches_refused,
             revocations,
             revocation_seconds,
             token_exchanges,
@@ -126,6 +147,26 @@ impl Metrics {
     /// Tasks ended.
     pub fn tasks_ended(&self, count: usize) {
         self.tasks_ended.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// A node was silent for too long.
+    pub fn node_lapsed(&self) {
+        self.nodes_lapsed.inc();
+    }
+
+    /// So many silent nodes are held back now.
+    pub fn nodes_held(&self, nodes: usize) {
+        self.nodes_held.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+    }
+
+    /// The brake began to hold.
+    pub fn brake_engaged(&self) {
+        self.brakes_engaged.inc();
+    }
+
+    /// Another boot claimed a live node's identity.
+    pub fn attach_refused(&self) {
+        self.attaches_refused.inc();
     }
 
     /// A try of a revocation: `verified`, `applied`, `runs_out` or `failed`.

@@ -3,6 +3,7 @@
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::RequestId;
 use dayfly_domain::lease::{Lease, LeaseState, Outcome};
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{EndCause, Task, TaskState};
 use dayfly_domain::time::Timestamp;
 
@@ -110,4 +111,12 @@ pub fn task_ended(task: &Task, cause: EndCause, at: Timestamp, request: Option<R
         Some(request) => record.request(request),
         None => record,
     }
+}
+
+/// A node lapsed, and what that took back.
+pub fn node_lapsed(node: &SpiffeId, tasks_ended: usize, leases_queued: usize, at: Timestamp) -> Record {
+    Record::new(Stream::Admin, "node.lapsed", at)
+        .with("node", node)
+        .with("tasks_ended", tasks_ended)
+        .with("leases_queued", leases_queued)
 }

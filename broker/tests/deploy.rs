@@ -25,6 +25,10 @@ fn the_table_of_limits_is_the_brokers_own() {
     let Limits {
         heartbeat_interval,
         lapse_after,
+        brake_nodes,
+        brake_percent,
+        brake_window,
+        brake_longest,
         default_task,
         longest_task,
         direct_task,
@@ -53,6 +57,8 @@ fn the_table_of_limits_is_the_brokers_own() {
     let times = [
         ("limits.heartbeat_interval", heartbeat_interval),
         ("limits.lapse_after", lapse_after),
+        ("limits.brake_window", brake_window),
+        ("limits.brake_longest", brake_longest),
         ("limits.default_task", default_task),
         ("limits.longest_task", longest_task),
         ("limits.direct_task", direct_task),
@@ -68,6 +74,8 @@ fn the_table_of_limits_is_the_brokers_own() {
         ("aws.timeout", aws.aws.timeout),
     ];
     let counts = [
+        ("limits.brake_nodes", brake_nodes.into()),
+        ("limits.brake_percent", brake_percent.into()),
         ("limits.revocations_in_flight", u64::from(revocations_in_flight)),
         ("limits.live_leases_per_identity", live_leases_per_identity.into()),
         ("limits.live_leases_per_scope", live_leases_per_scope.into()),

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::apply::ApplyArgs;
 use crate::approvals::{self, ApproveArgs, IdArgs, RequestArgs};
 use crate::audit::AuditCommand;
+use crate::brake::BrakeCommand;
 use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
 use crate::delegate::DelegateArgs;
@@ -113,6 +114,9 @@ pub enum AdminCommand {
     /// See node agents and the documents that admit them
     #[command(subcommand)]
     Node(NodeCommand),
+    /// See and release the brake on mass lapse
+    #[command(subcommand)]
+    Brake(BrakeCommand),
     /// See tasks
     #[command(subcommand)]
     Task(TaskCommand),

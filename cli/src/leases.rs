@@ -110,6 +110,7 @@ pub struct LeaseView {
     pub attempts: u32,
     pub last_error: Option<String>,
     pub renews: Option<String>,
+    pub on_agent_loss: Option<String>,
 }
 
 impl From<v1::Lease> for LeaseView {
@@ -134,6 +135,7 @@ impl From<v1::Lease> for LeaseView {
             attempts: wire.attempts,
             last_error: some(wire.last_error),
             renews: some(wire.renews),
+            on_agent_loss: some(wire.on_agent_loss),
         }
     }
 }

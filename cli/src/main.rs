@@ -4,6 +4,7 @@ mod apply;
 mod approvals;
 mod args;
 mod audit;
+mod brake;
 mod ceiling;
 mod check;
 mod connect;
@@ -96,6 +97,7 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Policy(command) => return policy::policy(command, connect, format).await,
         AdminCommand::Stage(command) => documents::documents(Kind::Stage, command, connect, format).await?,
         AdminCommand::Node(command) => nodes::node(command, connect, format).await?,
+        AdminCommand::Brake(command) => brake::brake(command, connect, format).await?,
         AdminCommand::Task(command) => tasks::task(command, connect, format).await?,
         AdminCommand::Lease(command) => leases::lease(command, connect, format).await?,
         AdminCommand::Request(args) => approvals::request(args, connect, format).await?,

@@ -99,6 +99,7 @@ pub struct TaskView {
     pub spiffe_id: String,
     stage: String,
     node: Option<String>,
+    node_state: Option<String>,
     anchor: String,
     state: String,
     opened_at: Option<At>,
@@ -129,6 +130,7 @@ impl From<v1::Task> for TaskView {
             spiffe_id: wire.spiffe_id,
             stage: wire.stage,
             node: some(wire.node),
+            node_state: some(wire.node_state),
             anchor: wire.anchor,
             state: wire.state,
             opened_at: wire::at(wire.opened_at),
@@ -147,7 +149,14 @@ impl TaskView {
     pub fn told(&self) -> String {
         match &self.end_cause {
             Some(cause) => format!("{} at {} ({cause})", self.state, wire::or_dash(self.ended_at)),
-            None => format!("{} until {}", self.state, wire::or_dash(self.deadline)),
+            None => {
+                let until = format!("{} until {}", self.state, wire::or_dash(self.deadline));
+                match self.node_state.as_deref() {
+                    // Nothing is given there now. What a scope's `on_agent_loss` holds is left until the deadline.
+                    Some(lost @ ("silent" | "held" | "lapsed")) => format!("{until} (node {lost})"),
+                    _ => until,
+                }
+            }
         }
     }
 

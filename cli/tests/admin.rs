@@ -30,6 +30,9 @@ fn lists_and_details_read_as_committed() {
         ("scope_show_leaves_behind.txt", &["scope", "show", "s3-train-read"]),
         ("node_list.txt", &["node", "list"]),
         ("node_show.txt", &["node", "show", "spiffe://prod.example/node/n1"]),
+        ("brake_show.txt", &["brake", "show"]),
+        ("brake_show.json", &["brake", "show", "-o", "json"]),
+        ("brake_release.txt", &["brake", "release", "--reason", "burnt down"]),
         ("audit_read.txt", &["audit", "read", "--stream", "decision", "--from", "2"]),
     ] {
         let done = world.admin(args);

@@ -9,7 +9,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,6 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::Service;
 use tracing::debug;
@@ -45,6 +49,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The metadata in which a node agent shows its epoch.
+pub const NODE_EPOCH: &str = "dayfly-node-epoch";
+
+/// Puts a node agent's epoch on every call. Without one it changes nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct AtEpoch(u64);
+
+impl tonic::service::Interceptor for AtEpoch {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if self.0 > 0 {
+            request.metadata_mut().insert(NODE_EPOCH, self.0.into());
+        }
+        Ok(request)
+    }
+}
+
 /// A connection to the broker, made when first used and remade when lost. Cheap to clone.
 ///
 /// A TLS connection keeps the certificate it began with. When the identity rotates or is withdrawn, calls on service
@@ -56,6 +76,8 @@ pub struct BrokerClient(Arc<Broker>);
 struct Broker {
     endpoint: BrokerEndpoint,
     channel: RwLock<Channel>,
+    /// 0 for a direct caller.
+    node_epoch: AtomicU64,
     _renewing: AbortOnDropHandle<()>,
 }
 
@@ -92,13 +114,24 @@ impl BrokerClient {
         BrokerClient(Arc::new_cyclic(|broker| Broker {
             endpoint,
             channel: RwLock::new(channel),
+            node_epoch: AtomicU64::new(0),
             _renewing: AbortOnDropHandle::new(tokio::spawn(renew(Weak::clone(broker), dialer, updates))),
         }))
     }
 
     /// Tasks and credentials, as a direct caller or on behalf of the workloads of a node.
-    pub fn credentials(&self) -> CredentialServiceClient<Channel> {
-        credentials(self.channel())
+    ///
+    /// Calls of a node agent carry the epoch that it was last given.
+    pub fn credentials(&self) -> CredentialServiceClient<InterceptedService<Channel, AtEpoch>> {
+        let at_epoch = AtEpoch(self.0.node_epoch.load(Ordering::Relaxed));
+        CredentialServiceClient::with_interceptor(self.channel(), at_epoch)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The broker gave this epoch to the node agent that uses this client.
+    pub fn set_node_epoch(&self, epoch: u64) {
+        self.0.node_epoch.store(epoch, Ordering::Relaxed);
     }
 
     /// The node agent's stream.

@@ -29,7 +29,7 @@ mod socket;
 pub mod tls;
 
 pub use address::{Address, BrokerEndpoint, EndpointError};
-pub use connect::{AgentClient, BreakGlassClient, BrokerClient, ConnectError};
+pub use connect::{AgentClient, AtEpoch, BreakGlassClient, BrokerClient, ConnectError, NODE_EPOCH};
 pub use dayfly_proto::v1;
 pub use error::{CallError, Refusal, chain, whole_seconds};
 pub use identity::{Health, Identity, IdentityError, IdentityOptions, Pick};

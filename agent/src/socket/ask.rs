@@ -2,11 +2,15 @@
 //! agent.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use dayfly_client::BrokerClient;
+use dayfly_client::{BrokerClient, CallError};
 use dayfly_proto::v1;
 use prost_types::Timestamp;
 use tonic::Status;
+
+/// Until the newest stream's epoch is known everywhere in the agent.
+const FENCED_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is asked for. Fields that are the agent's to fill are empty until [`Ask::put`].
 #[derive(Clone, Debug)]
@@ -18,7 +22,7 @@ pub enum Ask {
 }
 
 /// What the agent adds of its own knowledge.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Known {
     /// The caller's JWT-SVID.
     pub subject_token: String,
@@ -62,8 +66,18 @@ impl Ask {
         labels.get(label).is_some_and(|value| value == "true")
     }
 
-    /// Asks the broker.
+    /// Asks the broker. What comes just when the agent begins a new stream is fenced with the old one, and asked again.
     pub async fn put(&self, broker: &BrokerClient, known: Known) -> Result<Granted, Status> {
+        match self.put_once(broker, known.clone()).await {
+            Err(status) if CallError::from(status.clone()).reason.as_deref() == Some("NODE_FENCED") => {
+                tokio::time::sleep(FENCED_PAUSE).await;
+                self.put_once(broker, known).await
+            }
+            other => other,
+        }
+    }
+
+    async fn put_once(&self, broker: &BrokerClient, known: Known) -> Result<Granted, Status> {
         let Known { subject_token, parent, anchor } = known;
         match self {
             Ask::Open(request) => {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dayfly_client::BrokerClient;
 use dayfly_proto::v1;
@@ -38,6 +38,9 @@ pub const LEAVE_ORPHANS: &str = "leave_orphans";
 /// The label by which a caller asks that the last process ends the task, and not the leader.
 pub const WAIT_ALL: &str = "wait_all";
 
+/// How long a caller waits for an agent that has not heard the broker yet.
+pub const HEARD_SOON: Duration = Duration::from_millis(1500);
+
 /// Everything that opening a task needs.
 #[derive(Debug)]
 pub struct Opener {
@@ -68,7 +71,7 @@ pub struct Opener {
 impl Opener {
     /// Makes the caller the leader of a task.
     pub async fn enter(&self, caller: &Caller, ask: &Ask, refuse: &Refuse<'_>) -> Result<Entered, Status> {
-        if self.fence.is_up() {
+        if !self.fence.down_within(HEARD_SOON).await {
             let message = "the broker has been silent for too long";
             return Err(refuse.with(
                 Code::Unavailable,

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::ask::{Ask, Entered};
 use super::io::Caller;
-use super::open::Opener;
+use super::open::{HEARD_SOON, Opener};
 use super::refuse::Refuse;
 use crate::attester::Subject;
 use crate::member::Standing;
@@ -56,7 +56,7 @@ impl Service {
 
     /// The caller's own SVID, for a call that gives something.
     async fn subject(&self, process: &Process, refuse: &Refuse<'_>) -> Result<Arc<Subject>, Status> {
-        if self.opener.fence.is_up() {
+        if !self.opener.fence.down_within(HEARD_SOON).await {
             let message = "the broker has been silent for too long";
             return Err(refuse.with(
                 Code::Unavailable,

@@ -47,6 +47,10 @@ pub struct Book {
     /// Whether ends are put on record.
     pub records: bool,
     pub lapse_after: Duration,
+    /// Whether heartbeats, and attaches, are answered.
+    pub answers: bool,
+    /// The epoch that each issue showed.
+    pub epochs: Vec<String>,
     /// Digest of the rules.
     pub rules: String,
     next: u32,
@@ -80,6 +84,7 @@ impl Broker {
             lapse_after: Duration::from_secs(3),
             rules: "r1".to_owned(),
             records: true,
+            answers: true,
             ..Book::default()
         };
         Self { book: Arc::new(Mutex::new(book)), identity, audience }
@@ -242,12 +247,14 @@ impl CredentialService for Broker {
         &self,
         request: Request<v1::IssueCredentialRequest>,
     ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
+        let shown = request.metadata().get(dayfly_client::NODE_EPOCH).cloned();
         let request = request.into_inner();
         let subject = self.subject(&request.subject_token).await?;
         let mut book = self.book();
         if book.denies {
             return Err(Self::refuse("NOT_COVERED"));
         }
+        book.epochs.extend(shown.and_then(|shown| shown.to_str().map(str::to_owned).ok()));
         let lease_id = book.id("L");
         book.issued.push((request.task_id.clone(), subject));
         let (expires_at, refresh_at) = book.times();
@@ -334,6 +341,9 @@ impl NodeService for Broker {
             return Err(Status::invalid_argument("hello comes first"));
         };
         assert!(!hello.boot_id.is_empty());
+        while !self.book().answers {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let (down, out) = mpsc::channel(16);
         let welcome = {
             let mut book = self.book();
@@ -367,7 +377,8 @@ impl Broker {
             Up::Hello(_) => None,
             Up::Heartbeat(beat) => {
                 book.inventories.push(beat.task_ids);
-                None
+                let sequence = beat.sequence;
+                book.answers.then_some(Down::HeartbeatHeard(v1::HeartbeatHeard { sequence }))
             }
             Up::TaskEnded(ended) => {
                 let task_id = ended.task_id.clone();

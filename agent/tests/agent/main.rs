@@ -8,6 +8,7 @@ mod broker;
 mod delegation;
 mod delivery;
 mod ends;
+mod fence;
 mod identity;
 mod vault;
 mod world;

@@ -19,7 +19,7 @@ use crate::operations::admin::{Admin, Verb, admit, admit_break_glass};
 use crate::operations::apply::{self, Apply, Live};
 use crate::operations::revoke::{self, Target};
 use crate::operations::{OperationError, apply::Verb as Change};
-use crate::store::{LeaseFilter, NodeState, StoredDocument, TaskFilter};
+use crate::store::{LeaseFilter, StoredDocument, TaskFilter};
 
 /// Longest a revocation waits for its targets.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -98,27 +98,15 @@ impl AdminService for Api {
     }
 
     async fn list_nodes(&self, rpc: Rpc<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
-        let (id, _) = self.admin(&rpc, Verb::Read).await?;
-        let rows = self.broker.store.nodes().await.map_err(|error| status::of(error.into(), id))?;
-        let silent_before = self.broker.clock.now()
-            - self.broker.limits.heartbeat_interval
-            - self.broker.limits.heartbeat_interval;
-        let nodes = rows.into_iter().map(|row| {
-            let state = match row.state {
-                NodeState::Lapsed => "lapsed",
-                NodeState::Attached if row.last_seen_at < silent_before => "silent",
-                NodeState::Attached => "attached",
-            };
-            v1::NodeStatus {
-                spiffe_id: row.spiffe_id.to_string(),
-                state: state.to_owned(),
-                boot_id: row.boot_id,
-                epoch: row.epoch,
-                last_seen_at: Some(wire::time(row.last_seen_at)),
-                open_tasks: row.open_tasks,
-            }
-        });
-        Ok(Response::new(v1::ListNodesResponse { nodes: nodes.collect() }))
+        self.nodes(rpc).await
+    }
+
+    async fn get_brake(&self, rpc: Rpc<v1::GetBrakeRequest>) -> Answer<v1::GetBrakeResponse> {
+        self.brake(rpc).await
+    }
+
+    async fn release_brake(&self, rpc: Rpc<v1::ReleaseBrakeRequest>) -> Answer<v1::ReleaseBrakeResponse> {
+        self.release(rpc).await
     }
 
     async fn list_tasks(&self, rpc: Rpc<v1::ListTasksRequest>) -> Answer<v1::ListTasksResponse> {
@@ -131,7 +119,8 @@ impl AdminService for Api {
             limit: limit(asked.limit),
         };
         let rows = self.broker.store.tasks(filter).await.map_err(|error| status::of(error.into(), id))?;
-        let tasks = rows.iter().map(|(task, live)| wire::task(task, *live)).collect();
+        let mut tasks: Vec<_> = rows.iter().map(|(task, live)| wire::task(task, *live)).collect();
+        self.with_node_states(&mut tasks).await.map_err(|error| status::of(error.into(), id))?;
         Ok(Response::new(v1::ListTasksResponse { tasks }))
     }
 
@@ -144,10 +133,12 @@ impl AdminService for Api {
             LeaseFilter { task: Some(task), include_ended: true, limit: 1_000, ..LeaseFilter::default() };
         let rows = self.broker.store.leases(filter).await.map_err(|error| status::of(error.into(), id))?;
         let live = rows.iter().filter(|row| row.lease.state.name() != "ended").count();
-        let task = wire::task(found, u32::try_from(live).unwrap_or(u32::MAX));
+        let mut task = wire::task(found, u32::try_from(live).unwrap_or(u32::MAX));
+        let alone = std::slice::from_mut(&mut task);
+        self.with_node_states(alone).await.map_err(|error| status::of(error.into(), id))?;
         Ok(Response::new(v1::GetTaskResponse {
             task: Some(task),
-            leases: rows.iter().map(wire::lease).collect(),
+            leases: rows.iter().map(|row| self.lease(row)).collect(),
         }))
     }
 
@@ -163,7 +154,7 @@ impl AdminService for Api {
             limit: limit(asked.limit),
         };
         let rows = self.broker.store.leases(filter).await.map_err(|error| status::of(error.into(), id))?;
-        Ok(Response::new(v1::ListLeasesResponse { leases: rows.iter().map(wire::lease).collect() }))
+        Ok(Response::new(v1::ListLeasesResponse { leases: rows.iter().map(|row| self.lease(row)).collect() }))
     }
 
     async fn get_lease(&self, rpc: Rpc<v1::GetLeaseRequest>) -> Answer<v1::GetLeaseResponse> {
@@ -171,7 +162,7 @@ impl AdminService for Api {
         let lease = wire::lease_id(&rpc.get_ref().lease_id, id)?;
         let row = self.broker.store.lease(lease).await.map_err(|error| status::of(error.into(), id))?;
         let row = row.ok_or_else(|| unknown("lease", &rpc.get_ref().lease_id, id))?;
-        Ok(Response::new(v1::GetLeaseResponse { lease: Some(wire::lease(&row)) }))
+        Ok(Response::new(v1::GetLeaseResponse { lease: Some(self.lease(&row)) }))
     }
 
     async fn revoke(&self, rpc: Rpc<v1::RevokeRequest>) -> Answer<v1::RevokeResponse> {
@@ -192,7 +183,7 @@ impl AdminService for Api {
         let revoked = revoked.map_err(|error| status::of(error, id))?;
         Ok(Response::new(v1::RevokeResponse {
             tasks_ended: u32::try_from(revoked.tasks_ended).unwrap_or(u32::MAX),
-            leases: revoked.leases.iter().map(wire::lease).collect(),
+            leases: revoked.leases.iter().map(|row| self.lease(row)).collect(),
         }))
     }
 

@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request as Rpc, Response, Status};
 
-use super::{Api, peer_of, status, wire};
+use super::{Api, node_epoch, peer_of, status, wire};
 use crate::caller::check_fresh;
 use crate::operations::authorize::Authorize;
 use crate::operations::end_task::EndTask;
@@ -30,9 +30,9 @@ impl CredentialService for Api {
         rpc: Rpc<v1::OpenTaskRequest>,
     ) -> Result<Response<v1::OpenTaskResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let labels = wire::claimed(&asked.intent, asked.labels, id)?;
         let parent = match asked.parent_task_id.as_str() {
             "" => None,
@@ -100,9 +100,9 @@ impl CredentialService for Api {
         rpc: Rpc<v1::AuthorizeRequest>,
     ) -> Result<Response<v1::AuthorizeResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let authorize = Authorize {
             task: wire::task_id(&asked.task_id, id)?,
             key: wire::key(asked.task_key),
@@ -118,9 +118,9 @@ impl CredentialService for Api {
         rpc: Rpc<v1::IssueCredentialRequest>,
     ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let issue = IssueCredential {
             task: wire::task_id(&asked.task_id, id)?,
             key: wire::key(asked.task_key),
@@ -137,9 +137,9 @@ impl CredentialService for Api {
         rpc: Rpc<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let renew = RenewLease {
             task: wire::task_id(&asked.task_id, id)?,
             key: wire::key(asked.task_key),

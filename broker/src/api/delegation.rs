@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use dayfly_proto::v1;
 use tonic::{Request as Rpc, Response, Status};
 
-use super::{Api, peer_of, status, wire};
+use super::{Api, node_epoch, peer_of, status, wire};
 use crate::operations::claim_task::{self, ClaimTask};
 use crate::operations::delegate_task::{self, DelegateTask};
 
@@ -15,9 +15,9 @@ impl Api {
         rpc: Rpc<v1::DelegateTaskRequest>,
     ) -> Result<Response<v1::DelegateTaskResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let next = "name the workload by its exact SPIFFE ID";
         let not_an_id = |fault| status::invalid("SPIFFE_ID_INVALID", format!("spiffe_id: {fault}"), next, id);
         let wish = DelegateTask {
@@ -45,9 +45,9 @@ impl Api {
         rpc: Rpc<v1::ClaimTaskRequest>,
     ) -> Result<Response<v1::ClaimTaskResponse>, Status> {
         let id = self.new_request_id();
-        let peer = peer_of(&rpc, id)?;
+        let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
-        let request = self.prove(&peer, asked.subject_token, id).await?;
+        let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
         let wish = ClaimTask {
             task: wire::task_id(&asked.task_id, id)?,
             anchor: wire::anchor(asked.anchor, id)?,

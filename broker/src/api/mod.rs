@@ -8,18 +8,19 @@ mod delegation;
 pub mod node;
 pub mod question;
 mod review;
+mod silence;
 pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
 
-use dayfly_client::Peer;
+use dayfly_client::{NODE_EPOCH, Peer};
 use dayfly_domain::id::RequestId;
 use dayfly_domain::secret::Secret;
 use tonic::{Request as Rpc, Status};
 
 use crate::caller::{CallerError, Callers};
-use crate::operations::{Broker, OperationError, Request};
+use crate::operations::{Broker, OperationError, Request, lapse};
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -35,7 +36,20 @@ impl Api {
         RequestId::new(self.broker.clock.now(), rand::random())
     }
 
-    /// Proves who asks and names the request.
+    /// Proves who asks to be given something. Through a node that means: the node is attached, speaks, and shows its epoch.
+    async fn admit(
+        &self,
+        peer: &Peer,
+        epoch: Option<u64>,
+        subject_token: String,
+        id: RequestId,
+    ) -> Result<Request, Status> {
+        let request = self.prove(peer, subject_token, id).await?;
+        let admitted = lapse::must_speak(&self.broker, &request, epoch).await;
+        admitted.map(|()| request).map_err(|error| status::of(error, id))
+    }
+
+    /// Proves who asks and names the request. Enough to take away.
     async fn prove(&self, peer: &Peer, subject_token: String, id: RequestId) -> Result<Request, Status> {
         let now = self.broker.clock.now();
         let rules = self.broker.rules.load_full();
@@ -48,6 +62,11 @@ impl Api {
             Err(error) => Err(status::of(OperationError::Caller(error), id)),
         }
     }
+}
+
+/// The epoch that a node agent shows with each call; none from a direct caller.
+fn node_epoch<T>(rpc: &Rpc<T>) -> Option<u64> {
+    rpc.metadata().get(NODE_EPOCH)?.to_str().ok()?.parse().ok()
 }
 
 /// The mTLS peer of a call. Only connections that carry one reach a handler.

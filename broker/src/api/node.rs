@@ -16,7 +16,7 @@ use tonic::{Request as Rpc, Response, Status, Streaming};
 
 use super::{Api, caller_status, peer_of, status, wire};
 use crate::caller::{check_fresh, spiffe_id};
-use crate::operations::node::{Attached, NodeError};
+use crate::operations::node::{Attached, NodeError, Spoke};
 use crate::operations::notice::Notice;
 
 /// Most tasks in one inventory.
@@ -113,12 +113,19 @@ impl NodeStream {
                 if heartbeat.task_ids.len() > MAX_INVENTORY {
                     // A part of an inventory would end the rest.
                     tracing::warn!(tasks = heartbeat.task_ids.len(), "an inventory is too long to be judged");
-                    return self.attached.alive().await;
+                    self.attached.alive().await?;
+                    let heard = v1::HeartbeatHeard { sequence: heartbeat.sequence };
+                    let _ = self.sender.send(Ok(message(ToAgent::HeartbeatHeard(heard)))).await;
+                    return Ok(());
                 }
                 let inventory: Vec<TaskId> =
                     heartbeat.task_ids.iter().filter_map(|text| text.parse().ok()).collect();
                 let held: HashSet<TaskId> = inventory.iter().copied().collect();
-                self.attached.heartbeat(inventory).await?;
+                let sequence = heartbeat.sequence;
+                if self.attached.heartbeat(inventory).await? == Spoke::Yes {
+                    let heard = v1::HeartbeatHeard { sequence };
+                    let _ = self.sender.send(Ok(message(ToAgent::HeartbeatHeard(heard)))).await;
+                }
                 // An order may have been lost with an earlier stream.
                 for (task, cause) in self.attached.not_held(&held).await.unwrap_or_default() {
                     let _ = self.sender.send(Ok(message(told(Notice::TaskOver { task, cause })))).await;

@@ -119,6 +119,7 @@ fn classify(error: &OperationError) -> Class {
             "ask anew; what may have been issued is taken back".to_owned(),
             Some(Duration::from_secs(1)),
         ),
+        OperationError::NodeFenced(_) => node_fenced(),
         OperationError::Store(error) => classify_store(error),
         OperationError::NotAdmin(_) => plain(
             Code::PermissionDenied,
@@ -187,6 +188,12 @@ fn classify_caller(error: &CallerError) -> Class {
     (code, reason, next.to_owned(), None)
 }
 
+/// It passes as soon as the agent is heard again.
+fn node_fenced() -> Class {
+    let next = "ask again; the agent attaches anew by itself, and its log tells why it has not";
+    (Code::Unavailable, "NODE_FENCED", next.to_owned(), Some(Duration::from_secs(1)))
+}
+
 fn classify_store(error: &StoreError) -> Class {
     let plain = |code, reason, next: &str| (code, reason, next.to_owned(), None);
     match error {
@@ -214,6 +221,7 @@ fn classify_store(error: &StoreError) -> Class {
             "NODE_ATTACHED_ELSEWHERE",
             "give each machine a SPIFFE ID of its own, or wait until the other stream lapses",
         ),
+        StoreError::NodeLapsed { .. } => node_fenced(),
         StoreError::DecidedInBetween(_) => plain(Code::Aborted, "APPROVAL_CHANGED", "look at it again"),
         StoreError::TooManyRequests { .. } => {
             plain(Code::ResourceExhausted, "TOO_MANY_APPROVAL_REQUESTS", "decide or withdraw some that wait")

@@ -250,6 +250,7 @@ pub fn task(task: &Task, live_leases: u32) -> v1::Task {
         ceiling: task.ceiling.lines().iter().map(scope_request).collect(),
         intent: task.intent.clone(),
         live_leases,
+        node_state: String::new(),
         ..v1::Task::default()
     };
     match task.state {
@@ -283,6 +284,7 @@ pub fn lease(row: &LeaseRow) -> v1::Lease {
         attempts: row.attempts,
         last_error: row.last_error.clone(),
         renews: lease.renews.map(|renewed| renewed.to_string()).unwrap_or_default(),
+        on_agent_loss: String::new(),
         ..v1::Lease::default()
     };
     match &lease.state {

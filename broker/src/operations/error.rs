@@ -5,6 +5,7 @@ use std::time::Duration;
 use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::{Denial, DenyReason};
 use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::spiffe::SpiffeId;
 use thiserror::Error;
 
 use crate::caller::CallerError;
@@ -30,6 +31,11 @@ pub enum OperationError {
         /// What to do.
         next: &'static str,
     },
+    /// Nothing is given through this node now.
+    #[error(
+        "nothing is given through {0}: it is not attached, was silent for too long, or speaks with an older epoch"
+    )]
+    NodeFenced(SpiffeId),
     /// The lease is unknown, or not the caller's.
     #[error("lease {0} is not yours")]
     LeaseNotYours(LeaseId),

@@ -11,6 +11,7 @@ pub mod error;
 pub mod exchange;
 pub mod explain;
 pub mod issue;
+pub mod lapse;
 pub mod node;
 pub mod notice;
 pub mod open_task;
@@ -46,6 +47,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::OperationError;
+use self::lapse::Lapses;
 use self::notice::Notices;
 use self::stream_anchor::StreamAnchors;
 use crate::clock::Clock;
@@ -88,6 +90,8 @@ pub struct Broker {
     pub notices: Notices,
     /// Tasks of direct callers, which live as long as their stream.
     pub stream_anchors: StreamAnchors,
+    /// Who is silent, and whether that is held back.
+    pub lapses: Lapses,
     /// Counts equal denials, so that a loop cannot fill the audit.
     pub denials: Denials,
     /// How often each identity, scope and session may ask.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::lease::LeaseState;
 use dayfly_domain::spiffe::SpiffeId;
@@ -31,6 +32,15 @@ pub struct Attached {
     pub notices: mpsc::UnboundedReceiver<Notice>,
 }
 
+/// Whether a heartbeat counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoke {
+    /// It is on record that the node spoke.
+    Yes,
+    /// It was taken for silence.
+    No,
+}
+
 /// Why a node is not welcome, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -57,6 +67,8 @@ impl Attached {
         if let Err(StoreError::NodeAttachedElsewhere { node }) = &attached {
             // Two machines under one identity, or a thief of it: worth a page.
             tracing::error!(%node, boot_id, alarm = "node_identity_shared", "a second boot claims a live node's identity");
+            broker.metrics.attach_refused();
+            record_refusal(broker, node, boot_id, now).await;
         }
         let epoch = attached?;
         tracing::info!(%node, epoch, "node attached");
@@ -65,17 +77,18 @@ impl Attached {
     }
 
     /// The agent is alive and holds these tasks; what it should hold and does not has ended.
-    pub async fn heartbeat(&mut self, inventory: Vec<TaskId>) -> Result<(), NodeError> {
+    pub async fn heartbeat(&mut self, inventory: Vec<TaskId>) -> Result<Spoke, NodeError> {
         // An agent that forgot everything is one that failed, not one whose every task ended at once.
         if inventory.is_empty() && self.held_tasks {
             tracing::warn!(node = %self.node, "empty inventory after a non-empty one: taken for silence");
             self.held_tasks = false;
-            return Ok(());
+            return Ok(Spoke::No);
         }
         self.held_tasks = !inventory.is_empty();
         self.touch().await?;
         let crossed = self.broker.clock.now() - INVENTORY_CROSSING;
-        self.end_missing(inventory, crossed.max(self.attached_at - ATTACH_CROSSING)).await
+        self.end_missing(inventory, crossed.max(self.attached_at - ATTACH_CROSSING)).await?;
+        Ok(Spoke::Yes)
     }
 
     /// The agent is alive; nothing is said of its tasks.
@@ -89,9 +102,15 @@ impl Attached {
         Ok(())
     }
 
-    /// A task's anchor is gone, or its caller is done. Only this node's own tasks are ended by it.
+    /// A task's anchor is gone, or its caller is done. Only this node's own tasks are ended by it, and only on its newest
+    /// stream: an older one knows of what another life of the agent took over.
     pub async fn task_ended(&self, task: TaskId, signal: &str) -> Result<(), NodeError> {
-        let cause = if signal == "explicit" { EndCause::Explicit } else { EndCause::AnchorGone };
+        self.touch().await?;
+        let cause = match signal {
+            "explicit" => EndCause::Explicit,
+            "anchor_changed" => EndCause::AnchorChanged,
+            _ => EndCause::AnchorGone,
+        };
         let lineage = self.broker.store.lineage(task).await?;
         let own = lineage.last().is_some_and(|task| task.node.as_ref() == Some(&self.node));
         if own {
@@ -109,6 +128,7 @@ impl Attached {
         lease: LeaseId,
         target_lease: &str,
     ) -> Result<(), NodeError> {
+        self.touch().await?;
         let lineage = self.broker.store.lineage(task).await?;
         let own = lineage.last().is_some_and(|task| task.node.as_ref() == Some(&self.node));
         let row = self.broker.store.lease(lease).await?.filter(|row| own && row.lease.task == task);
@@ -150,5 +170,17 @@ impl Attached {
         } else {
             Err(NodeError::Superseded(self.node.clone()))
         }
+    }
+}
+
+/// Nothing is given by it, so a failure is logged and no more.
+async fn record_refusal(broker: &Broker, node: &SpiffeId, boot_id: &str, now: Timestamp) {
+    if !broker.lapses.refusal_is_news(node, now) {
+        return;
+    }
+    let record =
+        Record::new(Stream::Admin, "node.attach_refused", now).with("node", node).with("boot_id", boot_id);
+    if let Err(error) = broker.store.write_records(vec![record]).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "a refused attach could not be recorded");
     }
 }

@@ -41,7 +41,8 @@ impl Lane {
             | EndCause::Deadline
             | EndCause::ParentEnded
             | EndCause::NodeSilent
-            | EndCause::MissingFromInventory => Lane::End,
+            | EndCause::MissingFromInventory
+            | EndCause::AnchorChanged => Lane::End,
         }
     }
 
@@ -51,6 +52,7 @@ impl Lane {
             RevokeCause::Admin | RevokeCause::Uncovered => Lane::Kill,
             RevokeCause::TaskEnded(_)
             | RevokeCause::Holder
+            | RevokeCause::NodeSilent
             | RevokeCause::Undelivered
             | RevokeCause::Renewal => Lane::End,
         }

@@ -26,6 +26,7 @@ steps! {
     4 "0004_audit",
     5 "0005_authorization",
     6 "0006_brokers",
+    7 "0007_brake",
 }
 
 /// The steps for SQLite.

@@ -18,9 +18,11 @@ mod contract;
 use async_trait::async_trait;
 use dayfly_domain::approval::{ApprovalRequest, Said, Verdict};
 use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::brake::Brake;
 use dayfly_domain::document::{Document, DocumentKey, Kind};
 use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
+use dayfly_domain::node::{NodeHeard, NodeState};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::stage::Stage;
 use dayfly_domain::task::{Anchor, EndCause, Task};
@@ -47,6 +49,12 @@ pub enum StoreError {
     /// The node has a live stream under another boot.
     #[error("node {node} is attached under another boot; it must lapse first")]
     NodeAttachedElsewhere {
+        /// The node.
+        node: SpiffeId,
+    },
+    /// The node lapsed: nothing is given through it until it attaches anew.
+    #[error("node {node} was silent for too long and has not attached anew")]
+    NodeLapsed {
         /// The node.
         node: SpiffeId,
     },
@@ -129,6 +137,17 @@ pub enum EndWhich {
     Identity(SpiffeId),
     /// Every task that this node opened.
     Node(SpiffeId),
+    /// Every task that this node opened, if it is attached and was silent since before the moment; it lapses in the same
+    /// transaction. A task with a live lease of a spared scope stays open, with all above it; what it holds of other scopes
+    /// is taken back.
+    SilentNode {
+        /// The node.
+        node: SpiffeId,
+        /// Nothing was heard of it since.
+        silent_since_before: Timestamp,
+        /// Scopes whose leases outlive the silence of an agent.
+        spared_scopes: Vec<String>,
+    },
     /// Every open task of this node that is not in its inventory and was opened, or claimed, before the moment.
     NodeExcept {
         /// The node.
@@ -232,19 +251,10 @@ pub struct NodeRow {
     pub epoch: u64,
     /// When it last spoke.
     pub last_seen_at: Timestamp,
-    /// `attached`, `silent` or `lapsed`.
+    /// How it stands.
     pub state: NodeState,
     /// Open tasks it holds.
     pub open_tasks: u32,
-}
-
-/// How a node stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeState {
-    /// A stream stands, or stood a moment ago.
-    Attached,
-    /// Its tasks were ended because it did not speak.
-    Lapsed,
 }
 
 /// Which tasks to list; empty means all.
@@ -384,7 +394,8 @@ pub trait Store: Send + Sync {
     /// Requests for approval by filter.
     async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError>;
 
-    /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]).
+    /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]), and the node it comes
+    /// through has not lapsed.
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError>;
 
     /// Takes a task that was offered to the claimant, and returns it as it then stands. Of several claims one succeeds; a
@@ -415,7 +426,8 @@ pub trait Store: Send + Sync {
         request: Option<RequestId>,
     ) -> Result<Ended, StoreError>;
 
-    /// Writes a lease, only while its task and all above it are open, with the decision's record.
+    /// Writes a lease, only while its task and all above it are open, and the node it comes through has not lapsed, with
+    /// the decision's record.
     async fn open_lease(&self, new: NewLease, now: Timestamp) -> Result<(), StoreError>;
 
     /// Takes a lease through an event and returns it as it then stands. [`LeaseEvent::Issue`] on a lease whose task is
@@ -486,14 +498,17 @@ pub trait Store: Send + Sync {
     /// A node spoke. False if its epoch is not the newest, or it has lapsed.
     async fn touch_node(&self, node: &SpiffeId, epoch: u64, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Marks every node silent since before the moment as lapsed and returns them.
-    async fn lapse_nodes(
-        &self,
-        silent_since_before: Timestamp,
-        now: Timestamp,
-    ) -> Result<Vec<SpiffeId>, StoreError>;
+    /// How one node stands, or every node.
+    async fn nodes_heard(&self, node: Option<&SpiffeId>) -> Result<Vec<NodeHeard>, StoreError>;
 
-    /// Every node seen.
+    /// The brake on mass lapse.
+    async fn brake(&self) -> Result<Brake, StoreError>;
+
+    /// Moves the brake from one state to another with the record of it. False, and nothing is written, if it stands
+    /// otherwise by now. Goes on where the record cannot be written.
+    async fn move_brake(&self, from: Brake, to: Brake, record: Record) -> Result<bool, StoreError>;
+
+    /// Every node seen, with what it holds.
     async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError>;
 
     /// Takes a client assertion, known by a hash, unless it was taken before or has run out. False: it proves nothing.

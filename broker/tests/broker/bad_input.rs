@@ -142,7 +142,7 @@ async fn a_parameter_of_a_mebibyte_is_refused_before_it_is_parsed() {
     // One that fits is read, and refused for what it is.
     let long = vec![scope("index-read", &[("index", &"a".repeat(100 << 10))])];
     let open = v1::OpenTaskRequest { ceiling: long, ..open_with(world.subject_token(TRAINER, NODE)) };
-    assert_eq!(reason(raw.open_task(open).await), "PARAMETER_INVALID");
+    assert_eq!(reason(client.credentials().open_task(open).await), "PARAMETER_INVALID");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,11 +182,16 @@ root = ["{ADMIN}"]
         Identity::from_workload_api(Some(&endpoint), IdentityOptions::default()).await.expect("an identity")
     }
 
-    /// A connection to the broker under that identity.
+    /// A connection to the broker under that identity. A node is attached under the boot `boot-1`, if it is admitted, and
+    /// then says nothing.
     pub async fn connect(&mut self, id: &str) -> BrokerClient {
         let identity = self.identity(id).await;
         let endpoint = BrokerEndpoint::new(&self.address, [BROKER]).expect("an endpoint");
-        BrokerClient::connect(endpoint, &identity).await.expect("a connection")
+        let client = BrokerClient::connect(endpoint, &identity).await.expect("a connection");
+        if id.starts_with("spiffe://example.org/node/") {
+            attach(&client).await;
+        }
+        client
     }
 
     /// Applies documents as the admin; panics on faults.
@@ -231,6 +236,17 @@ root = ["{ADMIN}"]
     pub fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// The stream goes at once; that the node was heard stays.
+async fn attach(client: &BrokerClient) {
+    use v1::attach_request::Message;
+    let hello = v1::Hello { boot_id: "boot-1".to_owned(), agent_version: "test".to_owned() };
+    let hello = v1::AttachRequest { message: Some(Message::Hello(hello)) };
+    let Ok(answer) = client.node().attach(tokio_stream::iter([hello])).await else { return };
+    let first = answer.into_inner().message().await.expect("a welcome").expect("a welcome").message;
+    let Some(v1::attach_response::Message::Welcome(welcome)) = first else { panic!("{first:?}") };
+    client.set_node_epoch(welcome.epoch);
 }
 
 /// One line of a ceiling.

@@ -128,6 +128,7 @@ fn tasks() -> Vec<v1::Task> {
         }],
         intent: "nightly training".into(),
         live_leases: 3,
+        node_state: "lapsed".into(),
         ..v1::Task::default()
     };
     let child = v1::Task {
@@ -256,6 +257,25 @@ impl service::AdminService for FakeBroker {
             open_tasks: 2,
         };
         Ok(Response::new(v1::ListNodesResponse { nodes: vec![node] }))
+    }
+
+    async fn get_brake(&self, _: Request<v1::GetBrakeRequest>) -> Answer<v1::GetBrakeResponse> {
+        let brake = v1::Brake {
+            nodes: vec!["spiffe://prod.example/node/n1".into(), "spiffe://prod.example/node/n2".into()],
+            reason: "many_silent".into(),
+            open_tasks: 5,
+            silent: 4,
+            of: 12,
+            engaged_at: at(0),
+            holds_until: at(3600),
+            released_at: None,
+            released_by: String::new(),
+        };
+        Ok(Response::new(v1::GetBrakeResponse { brake: Some(brake) }))
+    }
+
+    async fn release_brake(&self, _: Request<v1::ReleaseBrakeRequest>) -> Answer<v1::ReleaseBrakeResponse> {
+        Ok(Response::new(v1::ReleaseBrakeResponse { nodes: vec!["spiffe://prod.example/node/n1".into()] }))
     }
 
     async fn list_tasks(&self, rpc: Request<v1::ListTasksRequest>) -> Answer<v1::ListTasksResponse> {

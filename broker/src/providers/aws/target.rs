@@ -222,6 +222,7 @@ pub(super) fn scope(
         approval: None,
         leaves_behind: Vec::new(),
         limits: Default::default(),
+        on_agent_loss: Default::default(),
         provider: super::NAME.to_owned(),
         digest: String::new(),
     }

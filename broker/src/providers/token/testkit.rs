@@ -129,6 +129,7 @@ pub(crate) fn scope(target: Value) -> Scope {
         approval: None,
         leaves_behind: Vec::new(),
         limits: Default::default(),
+        on_agent_loss: Default::default(),
         provider: NAME.to_owned(),
         digest: String::new(),
     }

@@ -233,6 +233,7 @@ mod tests {
             approval: None,
             leaves_behind: Vec::new(),
             limits: Default::default(),
+            on_agent_loss: Default::default(),
             provider: "vault".into(),
             digest: String::new(),
         }

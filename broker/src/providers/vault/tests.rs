@@ -155,6 +155,7 @@ async fn a_creation_that_failed_halfway_is_not_called_refused() {
         approval: None,
         leaves_behind: Vec::new(),
         limits: Default::default(),
+        on_agent_loss: Default::default(),
         provider: NAME.into(),
         target: Template::parse(target.clone(), &Default::default()).expect("a template"),
         digest: String::new(),

@@ -16,7 +16,7 @@ fn cause_of(state: TaskState) -> Option<EndCause> {
     }
 }
 
-fn why_revoked(state: &LeaseState) -> Option<RevokeCause> {
+pub(super) fn why_revoked(state: &LeaseState) -> Option<RevokeCause> {
     match state {
         LeaseState::Revoking { cause, .. } => Some(*cause),
         LeaseState::Pending { .. } | LeaseState::Active { .. } | LeaseState::Ended { .. } => None,

@@ -26,7 +26,8 @@ impl Verb for ClaimTask {
     }
 
     fn needs(&self) -> Needs {
-        Needs { adds_under: vec![self.claim.task], ..Needs::default() }
+        let through = self.claim.node.clone().into_iter().collect();
+        Needs { adds_under: vec![self.claim.task], through, ..Needs::default() }
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Task, StoreError> {
@@ -53,6 +54,7 @@ impl Verb for ClaimTask {
         if claim.latest_deadline <= claim.now {
             return Err(StoreError::TaskNotOpen);
         }
+        tx.require_node(claim.node.as_ref())?;
         let sql = sqlx::query(CLAIM)
             .bind(&id)
             .bind(claim.claimant.as_str())

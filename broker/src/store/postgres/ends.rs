@@ -9,6 +9,7 @@ use dayfly_domain::time::Timestamp;
 use sqlx::Row;
 
 use super::moves::save;
+use super::nodes;
 use super::transaction::{Needs, Sql, Tx, texts};
 use super::verb::Verb;
 use crate::records;
@@ -54,6 +55,8 @@ macro_rules! tree_under {
     };
 }
 
+const WHAT: &str = "find the tasks to end";
+
 impl Verb for End {
     type Answer = Ended;
 
@@ -65,34 +68,49 @@ impl Verb for End {
         let ends = match &self.which {
             EndWhich::Task(task) => vec![*task],
             EndWhich::Session(session) => vec![TaskId::from(*session)],
-            EndWhich::Identity(_) | EndWhich::Node(_) | EndWhich::NodeExcept { .. } | EndWhich::Overdue => {
-                Vec::new()
-            }
+            EndWhich::Identity(_)
+            | EndWhich::Node(_)
+            | EndWhich::SilentNode { .. }
+            | EndWhich::NodeExcept { .. }
+            | EndWhich::Overdue => Vec::new(),
         };
         Needs { ends, ..Needs::default() }
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {
-        let tasks = self.tree(tx).await?;
+        let sessions = self.lock(tx).await?;
+        if let EndWhich::SilentNode { node, silent_since_before, .. } = &self.which
+            && !nodes::lapse(tx, node, *silent_since_before).await?
+        {
+            return Ok(Ended::default());
+        }
+        let tasks = self.tree(tx, sessions).await?;
         self.end_tasks(tx, &tasks).await?;
         let leases = self.take_back(tx, &tasks).await?;
+        if let EndWhich::SilentNode { node, .. } = &self.which {
+            tx.record(&records::node_lapsed(node, tasks.len(), leases.len(), self.now));
+        }
         Ok(Ended { tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(), leases })
     }
 }
 
 impl End {
-    /// The tasks that end now, parents before children, each with the cause of its end. Nothing is added to their trees
-    /// until this is committed; what begins elsewhere meanwhile begins after the end.
-    async fn tree(&self, tx: &mut Tx) -> Result<Vec<(Task, EndCause)>, StoreError> {
-        const WHAT: &str = "find the tasks to end";
+    /// Locks the trees in which something is named. Nothing is added to them until this is committed; what begins
+    /// elsewhere meanwhile begins after the end.
+    async fn lock(&self, tx: &mut Tx) -> Result<Vec<String>, StoreError> {
         let mut sessions = Vec::new();
         for row in tx.rows(WHAT, self.sessions()).await? {
             sessions.push(row.try_get::<String, _>(0).map_err(failed(WHAT))?);
         }
+        tx.lock_trees(&sessions).await?;
+        Ok(sessions)
+    }
+
+    /// The tasks that end now, parents before children, each with the cause of its end.
+    async fn tree(&self, tx: &mut Tx, sessions: Vec<String>) -> Result<Vec<(Task, EndCause)>, StoreError> {
         if sessions.is_empty() {
             return Ok(Vec::new());
         }
-        tx.lock_trees(&sessions).await?;
         let rows = tx.rows(WHAT, self.named(sessions)).await?;
         rows.iter()
             .map(|row| {
@@ -109,7 +127,10 @@ impl End {
             EndWhich::Task(task) => sqlx::query(named!("id = $1")).bind(task.to_string()),
             EndWhich::Session(session) => sqlx::query(named!("id = $1")).bind(session.to_string()),
             EndWhich::Identity(identity) => sqlx::query(named!("opened_by = $1")).bind(identity.to_string()),
-            EndWhich::Node(node) => sqlx::query(named!("node = $1")).bind(node.to_string()),
+            // What is spared loses leases: its trees are locked as well.
+            EndWhich::Node(node) | EndWhich::SilentNode { node, .. } => {
+                sqlx::query(named!("node = $1")).bind(node.to_string())
+            }
             EndWhich::NodeExcept { node, inventory, opened_before } => {
                 sqlx::query(named!("node = $1 AND COALESCE(claimed_at, opened_at) < $2 AND id <> ALL($3)"))
                     .bind(node.to_string())
@@ -127,6 +148,25 @@ impl End {
             EndWhich::Session(session) => query(tree_under!("id = $2")).bind(session.to_string()),
             EndWhich::Identity(identity) => query(tree_under!("opened_by = $2")).bind(identity.to_string()),
             EndWhich::Node(node) => query(tree_under!("node = $2")).bind(node.to_string()),
+            EndWhich::SilentNode { node, spared_scopes, .. } => query(tree_under!(
+                "node = $2 AND id NOT IN (
+                    WITH RECURSIVE spared (id) AS (
+                        SELECT leases.task
+                        FROM tasks JOIN leases ON leases.task = tasks.id
+                        WHERE tasks.node = $2
+                          AND tasks.state = 'open'
+                          AND leases.state IN ('pending', 'active')
+                          AND leases.scope = ANY($3)
+                        UNION
+                        SELECT tasks.parent
+                        FROM tasks JOIN spared ON tasks.id = spared.id
+                        WHERE tasks.parent IS NOT NULL
+                    )
+                    SELECT id FROM spared
+                )"
+            ))
+            .bind(node.to_string())
+            .bind(spared_scopes.clone()),
             EndWhich::NodeExcept { node, inventory, opened_before } => {
                 query(tree_under!("node = $2 AND COALESCE(claimed_at, opened_at) < $3 AND id <> ALL($4)"))
                     .bind(node.to_string())
@@ -159,7 +199,8 @@ impl End {
         Ok(())
     }
 
-    /// Queues the revocation of every lease of those tasks, and of those that a named identity holds elsewhere.
+    /// Queues the revocation of every lease of those tasks, of those that a named identity holds elsewhere, and of those that
+    /// a silent node's tasks lose although they stay open.
     async fn take_back(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<Vec<LeaseId>, StoreError> {
         const OF_TASKS: &str = "
             SELECT * FROM leases
@@ -176,6 +217,15 @@ impl End {
               AND task <> ALL($2)
             ORDER BY id
             FOR UPDATE";
+        const OF_SPARED: &str = "
+            SELECT leases.*
+            FROM tasks JOIN leases ON leases.task = tasks.id
+            WHERE tasks.node = $1
+              AND tasks.state = 'open'
+              AND leases.state NOT IN ('ended', 'revoking')
+              AND leases.scope <> ALL($2)
+            ORDER BY leases.id
+            FOR UPDATE OF leases";
         let ids = Vec::from_iter(tasks.iter().map(|(task, _)| task.id.to_string()));
         let causes: HashMap<TaskId, EndCause> = tasks.iter().map(|(task, cause)| (task.id, *cause)).collect();
         let mut moves = Moves::new(self.now, self.request);
@@ -191,6 +241,12 @@ impl End {
             let held = sqlx::query(OF_IDENTITY).bind(identity.to_string()).bind(&ids);
             for row in tx.rows("find the leases of an identity", held).await? {
                 queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
+            }
+        }
+        if let EndWhich::SilentNode { node, spared_scopes, .. } = &self.which {
+            let lost = sqlx::query(OF_SPARED).bind(node.to_string()).bind(spared_scopes);
+            for row in tx.rows("find what spared tasks lose", lost).await? {
+                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
             }
         }
         save(moves, tx).await?;

@@ -2,6 +2,7 @@
 
 use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 use sqlx::postgres::PgConnection;
 
@@ -38,6 +39,7 @@ pub(super) async fn insert(connection: &mut PgConnection, fresh: &[FreshLease]) 
 pub(super) struct OpenLease {
     task: TaskId,
     session: SessionId,
+    node: Option<SpiffeId>,
     holders: Holders,
     limits: LeaseLimits,
     row: FreshLease,
@@ -58,6 +60,7 @@ impl OpenLease {
             row: FreshLease::new(&lease, node.as_ref()),
             lines: [Line::new(&decision), Line::new(&opened)],
             holders: Holders::of(&lease, node.as_ref()),
+            node,
             limits,
             now,
         })
@@ -72,12 +75,14 @@ impl Verb for OpenLease {
     }
 
     fn needs(&self) -> Needs {
-        Needs { adds_under: vec![self.task], counts: self.holders.all.clone(), ..Needs::default() }
+        let (through, counts) = (self.node.clone().into_iter().collect(), self.holders.all.clone());
+        Needs { adds_under: vec![self.task], counts, through, ..Needs::default() }
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
         tx.is_decided();
         tx.require_open(self.task, self.session, self.now)?;
+        tx.require_node(self.node.as_ref())?;
         self.holders.admit(self.limits, |holder| tx.live(holder))?;
         tx.lives(&self.holders);
         tx.add_lease(self.row.clone());

@@ -1,5 +1,6 @@
 //! Node agents: their streams, and their silence.
 
+use dayfly_domain::node::{NodeHeard, NodeState};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 use sqlx::Row;
@@ -9,7 +10,7 @@ use super::transaction::Tx;
 use super::verb::Verb;
 use crate::store::desk::Lane;
 use crate::store::failure::{corrupt, failed};
-use crate::store::{NodeRow, NodeState, StoreError};
+use crate::store::{NodeRow, StoreError};
 
 /// A node begins a stream. What it holds may have ended meanwhile, so this is not refused on a full disk.
 pub(super) struct Attach {
@@ -80,28 +81,41 @@ impl Verb for Touch {
     }
 }
 
-/// Nodes fell silent.
-pub(super) struct Lapse {
-    pub(super) silent_since_before: Timestamp,
+/// Marks a node as lapsed if it is attached and was silent since before the moment. False if not.
+pub(super) async fn lapse(
+    tx: &mut Tx,
+    node: &SpiffeId,
+    silent_since_before: Timestamp,
+) -> Result<bool, StoreError> {
+    const LAPSE: &str = "
+        UPDATE nodes
+        SET state = 'lapsed'
+        WHERE spiffe_id = $1
+          AND state = 'attached'
+          AND last_seen_at < $2";
+    let lapse = sqlx::query(LAPSE).bind(node.to_string()).bind(silent_since_before.unix_millis());
+    Ok(tx.write("lapse a silent node", lapse).await? == 1)
 }
 
-impl Verb for Lapse {
-    type Answer = Vec<SpiffeId>;
-
-    fn lane(&self) -> Lane {
-        Lane::End
-    }
-
-    async fn run(&self, tx: &mut Tx) -> Result<Vec<SpiffeId>, StoreError> {
-        const LAPSE: &str = "
-            UPDATE nodes
-            SET state = 'lapsed'
-            WHERE state = 'attached'
-              AND last_seen_at < $1
-            RETURNING spiffe_id";
-        let lapse = sqlx::query(LAPSE).bind(self.silent_since_before.unix_millis());
-        tx.rows("lapse silent nodes", lapse).await?.iter().map(spiffe_id).collect()
-    }
+/// One node, or all, without what they hold: asked for with every request, and twice a second.
+pub(super) async fn heard(readers: &PgPool, node: Option<&SpiffeId>) -> Result<Vec<NodeHeard>, StoreError> {
+    const ONE: &str = "SELECT spiffe_id, epoch, last_seen_at, state FROM nodes WHERE spiffe_id = $1";
+    const ALL: &str = "SELECT spiffe_id, epoch, last_seen_at, state FROM nodes";
+    let query = match node {
+        Some(node) => sqlx::query(ONE).bind(node.to_string()),
+        None => sqlx::query(ALL),
+    };
+    let rows = query.fetch_all(readers).await.map_err(failed("read how nodes stand"))?;
+    rows.iter()
+        .map(|row| {
+            Ok(NodeHeard {
+                node: spiffe_id(row)?,
+                epoch: epoch(row)?,
+                last_seen_at: last_seen_at(row)?,
+                state: state(row)?,
+            })
+        })
+        .collect()
 }
 
 pub(super) async fn all(readers: &PgPool) -> Result<Vec<NodeRow>, StoreError> {
@@ -115,22 +129,33 @@ pub(super) async fn all(readers: &PgPool) -> Result<Vec<NodeRow>, StoreError> {
 }
 
 fn node(row: &PgRow) -> Result<NodeRow, StoreError> {
-    let state: String = row.try_get("state").map_err(failed("list nodes"))?;
-    let state = match state.as_str() {
-        "attached" => NodeState::Attached,
-        "lapsed" => NodeState::Lapsed,
-        other => return Err(corrupt("nodes.state", other.to_owned())),
-    };
-    let last_seen_at: i64 = row.try_get("last_seen_at").map_err(failed("list nodes"))?;
     Ok(NodeRow {
         spiffe_id: spiffe_id(row)?,
         boot_id: row.try_get("boot_id").map_err(failed("list nodes"))?,
-        epoch: row.try_get::<i64, _>("epoch").map_err(failed("list nodes"))?.unsigned_abs(),
-        last_seen_at: Timestamp::from_unix_millis(last_seen_at),
-        state,
+        epoch: epoch(row)?,
+        last_seen_at: last_seen_at(row)?,
+        state: state(row)?,
         open_tasks: u32::try_from(row.try_get::<i64, _>("open_tasks").map_err(failed("list nodes"))?)
             .unwrap_or(u32::MAX),
     })
+}
+
+fn state(row: &PgRow) -> Result<NodeState, StoreError> {
+    let state: String = row.try_get("state").map_err(failed("read a node"))?;
+    match state.as_str() {
+        "attached" => Ok(NodeState::Attached),
+        "lapsed" => Ok(NodeState::Lapsed),
+        other => Err(corrupt("nodes.state", other.to_owned())),
+    }
+}
+
+fn epoch(row: &PgRow) -> Result<u64, StoreError> {
+    Ok(row.try_get::<i64, _>("epoch").map_err(failed("read a node"))?.unsigned_abs())
+}
+
+fn last_seen_at(row: &PgRow) -> Result<Timestamp, StoreError> {
+    let at: i64 = row.try_get("last_seen_at").map_err(failed("read a node"))?;
+    Ok(Timestamp::from_unix_millis(at))
 }
 
 fn spiffe_id(row: &PgRow) -> Result<SpiffeId, StoreError> {

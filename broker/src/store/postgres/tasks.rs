@@ -35,7 +35,8 @@ impl Verb for OpenTask {
     }
 
     fn needs(&self) -> Needs {
-        Needs { adds_under: self.task.parent.into_iter().collect(), ..Needs::default() }
+        let through = self.task.node.clone().into_iter().collect();
+        Needs { adds_under: self.task.parent.into_iter().collect(), through, ..Needs::default() }
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
@@ -63,6 +64,7 @@ impl Verb for OpenTask {
         if deadline <= task.opened_at {
             return Err(StoreError::TaskNotOpen);
         }
+        tx.require_node(task.node.as_ref())?;
         let sql = sqlx::query(if task.parent.is_some() { CHILD } else { ROOT })
             .bind(task.id.to_string())
             .bind(task.session.to_string())

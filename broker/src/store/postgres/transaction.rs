@@ -3,11 +3,12 @@
 //! Locks are taken in one order, whoever takes them: roots of task trees, leases, counts, the lane's turn at the audit
 //! chains. Within each kind they are taken by id.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dayfly_domain::audit::Record;
 use dayfly_domain::id::{LeaseId, SessionId, TaskId};
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
@@ -37,6 +38,8 @@ pub(super) struct Needs {
     pub(super) adds_under: Vec<TaskId>,
     /// The same for the tasks of these leases.
     pub(super) adds_to: Vec<LeaseId>,
+    /// Nodes through which something is given: whether they lapsed is read, once the roots are locked.
+    pub(super) through: Vec<SpiffeId>,
     /// Trees of these tasks end: their roots are locked for update.
     pub(super) ends: Vec<TaskId>,
     /// Leases that move.
@@ -50,6 +53,7 @@ impl Needs {
     pub(super) fn and(mut self, other: Self) -> Self {
         self.adds_under.extend(other.adds_under);
         self.adds_to.extend(other.adds_to);
+        self.through.extend(other.through);
         self.ends.extend(other.ends);
         self.moves.extend(other.moves);
         self.counts.extend(other.counts);
@@ -64,6 +68,7 @@ pub(super) struct Tx {
     chains: Arc<Mutex<Ledger>>,
     turn: Option<OwnedMutexGuard<Ledger>>,
     open_tasks: HashMap<TaskId, OpenTask>,
+    lapsed: HashSet<String>,
     counted: HashMap<Holder, u32>,
     changed: BTreeMap<Holder, i64>,
     fresh_leases: Vec<FreshLease>,
@@ -97,6 +102,7 @@ impl Tx {
             chains,
             turn: None,
             open_tasks: HashMap::new(),
+            lapsed: HashSet::new(),
             counted: HashMap::new(),
             changed: BTreeMap::new(),
             fresh_leases: Vec::new(),
@@ -191,6 +197,14 @@ impl Tx {
         if is_open { Ok(()) } else { Err(StoreError::TaskNotOpen) }
     }
 
+    /// Refuses what comes through a node that lapsed. Only for those that the verb said it gives through.
+    pub(super) fn require_node(&self, node: Option<&SpiffeId>) -> Result<(), StoreError> {
+        match node.filter(|node| self.lapsed.contains(node.as_str())) {
+            Some(node) => Err(StoreError::NodeLapsed { node: node.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Begins with everything locked that the verbs need.
     pub(super) async fn begin(&mut self, gives: bool, needs: &Needs) -> Result<(), StoreError> {
         if self.connection.is_none() {
@@ -200,8 +214,23 @@ impl Tx {
         self.gives = gives;
         self.execute("begin", "BEGIN").await?;
         self.lock_roots(needs).await?;
+        self.look_at_nodes(&needs.through).await?;
         self.lock_leases(&needs.moves).await?;
         self.counted = counts::lock(self.connection()?, &needs.counts).await?;
+        Ok(())
+    }
+
+    /// A node that lapses locks the trees of its tasks first. So one of which the tree is locked here either lapsed before,
+    /// and that is read; or lapses after this is committed, and takes back what was given.
+    async fn look_at_nodes(&mut self, nodes: &[SpiffeId]) -> Result<(), StoreError> {
+        const WHAT: &str = "read which nodes lapsed";
+        const LAPSED: &str = "SELECT spiffe_id FROM nodes WHERE state = 'lapsed' AND spiffe_id = ANY($1)";
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        for row in self.rows(WHAT, sqlx::query(LAPSED).bind(texts(nodes))).await? {
+            self.lapsed.insert(row.try_get(0).map_err(failed(WHAT))?);
+        }
         Ok(())
     }
 
@@ -315,6 +344,7 @@ impl Tx {
 
     fn forget(&mut self) {
         self.open_tasks.clear();
+        self.lapsed.clear();
         self.counted.clear();
         self.changed.clear();
         self.fresh_leases.clear();

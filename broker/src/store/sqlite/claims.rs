@@ -46,6 +46,7 @@ impl Verb for ClaimTask {
         if claim.latest_deadline <= claim.now {
             return Err(StoreError::TaskNotOpen);
         }
+        tx.require_node(claim.node.as_ref())?;
         let sql = sqlx::query(CLAIM)
             .bind(&id)
             .bind(claim.claimant.as_str())

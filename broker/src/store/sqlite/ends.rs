@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::Row;
 
 use super::moves::Moves;
+use super::nodes;
 use super::rows::{self, StoredLease, json};
 use super::transaction::{Sql, Tx, failed};
 use super::writer::{Lane, Verb};
@@ -51,9 +52,17 @@ impl Verb for End {
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {
+        if let EndWhich::SilentNode { node, silent_since_before, .. } = &self.which
+            && !nodes::lapse(tx, node, *silent_since_before).await?
+        {
+            return Ok(Ended::default());
+        }
         let tasks = self.tree(tx).await?;
         self.end_tasks(tx, &tasks).await?;
         let leases = self.take_back(tx, &tasks).await?;
+        if let EndWhich::SilentNode { node, .. } = &self.which {
+            tx.record(&records::node_lapsed(node, tasks.len(), leases.len(), self.now));
+        }
         let ids: Vec<TaskId> = tasks.iter().map(|(task, _)| task.id).collect();
         tx.forget_tasks(&ids);
         Ok(Ended { tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(), leases })
@@ -81,6 +90,25 @@ impl End {
                 sqlx::query(tree_under!("opened_by = $1")).bind(identity.to_string())
             }
             EndWhich::Node(node) => sqlx::query(tree_under!("node = $1")).bind(node.to_string()),
+            EndWhich::SilentNode { node, spared_scopes, .. } => sqlx::query(tree_under!(
+                "node = $1 AND id NOT IN (
+                    WITH RECURSIVE spared (id) AS (
+                        SELECT leases.task
+                        FROM tasks JOIN leases ON leases.task = tasks.id
+                        WHERE tasks.node = $1
+                          AND tasks.state = 'open'
+                          AND leases.state IN ('pending', 'active')
+                          AND leases.scope IN (SELECT value FROM json_each($2))
+                        UNION
+                        SELECT tasks.parent
+                        FROM tasks JOIN spared ON tasks.id = spared.id
+                        WHERE tasks.parent IS NOT NULL
+                    )
+                    SELECT id FROM spared
+                )"
+            ))
+            .bind(node.to_string())
+            .bind(json(spared_scopes)),
             EndWhich::NodeExcept { node, inventory, opened_before } => sqlx::query(tree_under!(
                 "node = $1 AND COALESCE(claimed_at, opened_at) < $2 AND id NOT IN (SELECT value FROM json_each($3))"
             ))
@@ -115,7 +143,8 @@ impl End {
         Ok(())
     }
 
-    /// Queues the revocation of every lease of those tasks, and of those that a named identity holds elsewhere.
+    /// Queues the revocation of every lease of those tasks, of those that a named identity holds elsewhere, and of those that
+    /// a silent node's tasks lose although they stay open.
     async fn take_back(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<Vec<LeaseId>, StoreError> {
         const OF_TASKS: &str = "
             SELECT * FROM leases
@@ -128,6 +157,13 @@ impl End {
               AND state <> 'revoking'
               AND spiffe_id = $1
               AND task NOT IN (SELECT value FROM json_each($2))";
+        const OF_SPARED: &str = "
+            SELECT leases.*
+            FROM tasks JOIN leases ON leases.task = tasks.id
+            WHERE tasks.node = $1
+              AND tasks.state = 'open'
+              AND leases.state NOT IN ('ended', 'revoking')
+              AND leases.scope NOT IN (SELECT value FROM json_each($2))";
         let ids = json(&tasks.iter().map(|(task, _)| task.id).collect::<Vec<TaskId>>());
         let causes: std::collections::HashMap<TaskId, EndCause> =
             tasks.iter().map(|(task, cause)| (task.id, *cause)).collect();
@@ -144,6 +180,12 @@ impl End {
             let held = sqlx::query(OF_IDENTITY).bind(identity.to_string()).bind(&ids);
             for row in tx.rows("find the leases of an identity", held).await? {
                 queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
+            }
+        }
+        if let EndWhich::SilentNode { node, spared_scopes, .. } = &self.which {
+            let lost = sqlx::query(OF_SPARED).bind(node.to_string()).bind(json(spared_scopes));
+            for row in tx.rows("find what spared tasks lose", lost).await? {
+                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
             }
         }
         moves.save(tx).await?;

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 
 use super::audit::Line;
@@ -51,6 +52,7 @@ pub(super) fn bind<'q>(row: &FreshLease, sql: Sql<'q>) -> Sql<'q> {
 pub(super) struct OpenLease {
     task: TaskId,
     session: SessionId,
+    node: Option<SpiffeId>,
     holders: Holders,
     limits: LeaseLimits,
     row: FreshLease,
@@ -71,6 +73,7 @@ impl OpenLease {
             row: FreshLease::new(&lease, node.as_ref()),
             lines: [Line::new(&decision), Line::new(&opened)],
             holders: Holders::of(&lease, node.as_ref()),
+            node,
             limits,
             now,
         })
@@ -86,6 +89,7 @@ impl Verb for OpenLease {
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
         tx.require_open(self.task, self.session, self.now).await?;
+        tx.require_node(self.node.as_ref())?;
         tx.live.admit(&self.holders, self.limits)?;
         tx.live.add(&self.holders);
         tx.add_lease(self.row.clone());

@@ -6,6 +6,7 @@
 mod approvals;
 mod assertions;
 mod audit;
+mod brake;
 mod claims;
 mod counts;
 mod documents;
@@ -31,9 +32,11 @@ use std::path::Path;
 use async_trait::async_trait;
 use dayfly_domain::approval::{ApprovalRequest, Said, Verdict};
 use dayfly_domain::audit::{Record, Stream};
+use dayfly_domain::brake::Brake;
 use dayfly_domain::document::Kind;
 use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::lease::{Handle, Lease, LeaseEvent, RevokeCause};
+use dayfly_domain::node::NodeHeard;
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{EndCause, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
@@ -262,12 +265,16 @@ impl Store for SqliteStore {
         self.desk.post(nodes::Touch { node: node.clone(), epoch, now }).await
     }
 
-    async fn lapse_nodes(
-        &self,
-        silent_since_before: Timestamp,
-        _now: Timestamp,
-    ) -> Result<Vec<SpiffeId>, StoreError> {
-        self.desk.post(nodes::Lapse { silent_since_before }).await
+    async fn nodes_heard(&self, node: Option<&SpiffeId>) -> Result<Vec<NodeHeard>, StoreError> {
+        nodes::heard(&self.readers, node).await
+    }
+
+    async fn brake(&self) -> Result<Brake, StoreError> {
+        brake::read(&self.readers).await
+    }
+
+    async fn move_brake(&self, from: Brake, to: Brake, record: Record) -> Result<bool, StoreError> {
+        self.desk.post(brake::Move { from, to, record }).await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {

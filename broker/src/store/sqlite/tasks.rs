@@ -56,6 +56,7 @@ impl Verb for OpenTask {
         if deadline <= task.opened_at {
             return Err(StoreError::TaskNotOpen);
         }
+        tx.require_node(task.node.as_ref())?;
         let sql = sqlx::query(if task.parent.is_some() { CHILD } else { ROOT })
             .bind(task.id.to_string())
             .bind(task.session.to_string())

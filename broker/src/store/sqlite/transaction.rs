@@ -1,10 +1,12 @@
 //! The one open transaction of the writer: its connection, and what the writer knows without asking the database.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use dayfly_domain::audit::Record;
 use dayfly_domain::id::{SessionId, TaskId};
+use dayfly_domain::node::NodeState;
+use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
@@ -30,6 +32,8 @@ pub(super) struct Tx {
     pub(super) live: LiveLeases,
     ledger: Ledger,
     open_tasks: HashMap<TaskId, OpenTask>,
+    /// Nodes through which nothing is given. Lapse and Attach are in the same queue as this, so it holds.
+    lapsed: HashSet<String>,
     fresh_leases: Vec<FreshLease>,
     max_bytes: Option<u64>,
     changes: u64,
@@ -51,12 +55,14 @@ impl Tx {
     ) -> Result<Self, StoreError> {
         let ledger = Ledger::open(&mut connection, writer).await?;
         let live = LiveLeases::count(&mut connection).await?;
+        let lapsed = lapsed_nodes(&mut connection).await?;
         let open_tasks = HashMap::new();
         Ok(Self {
             connection,
             live,
             ledger,
             open_tasks,
+            lapsed,
             fresh_leases: Vec::new(),
             max_bytes,
             changes: 0,
@@ -148,6 +154,22 @@ impl Tx {
         Ok(Some(known))
     }
 
+    /// Refuses what comes through a node that lapsed.
+    pub(super) fn require_node(&self, node: Option<&SpiffeId>) -> Result<(), StoreError> {
+        match node.filter(|node| self.lapsed.contains(node.as_str())) {
+            Some(node) => Err(StoreError::NodeLapsed { node: node.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers how a node stands from now on.
+    pub(super) fn node_stands(&mut self, node: &SpiffeId, state: NodeState) {
+        match state {
+            NodeState::Attached => self.lapsed.remove(node.as_str()),
+            NodeState::Lapsed => self.lapsed.insert(node.to_string()),
+        };
+    }
+
     /// Forgets tasks that are over.
     pub(super) fn forget_tasks(&mut self, ended: &[TaskId]) {
         for task in ended {
@@ -185,6 +207,12 @@ impl Tx {
         self.fresh_leases.clear();
         self.open_tasks.clear();
         self.live.undo();
+        match lapsed_nodes(&mut self.connection).await {
+            Ok(lapsed) => self.lapsed = lapsed,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "could not read which nodes lapsed")
+            }
+        }
         if let Err(error) = self.ledger.reload(&mut self.connection).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -259,6 +287,12 @@ impl Journal for Tx {
     fn lives_no_more(&mut self, holders: &Holders) {
         self.live.remove(holders);
     }
+}
+
+async fn lapsed_nodes(connection: &mut SqliteConnection) -> Result<HashSet<String>, StoreError> {
+    const WHAT: &str = "read which nodes lapsed";
+    let rows = sqlx::query("SELECT spiffe_id FROM nodes WHERE state = 'lapsed'").fetch_all(connection).await;
+    rows.map_err(failed(WHAT))?.iter().map(|row| row.try_get(0).map_err(failed(WHAT))).collect()
 }
 
 /// One statement for many rows: a trip to the connection's thread costs more than the row it carries.
