@@ -14,6 +14,7 @@ use dayfly_domain::spiffe::SpiffeId;
 use dayfly_proto::v1::admin_service_server::AdminServiceServer;
 use dayfly_proto::v1::approval_service_server::ApprovalServiceServer;
 use dayfly_proto::v1::credential_service_server::CredentialServiceServer;
+use dayfly_proto::v1::key_service_server::KeyServiceServer;
 use dayfly_proto::v1::node_service_server::NodeServiceServer;
 use dayfly_proto::v1::question_service_server::QuestionServiceServer;
 use tokio::net::{TcpListener, UnixListener};
@@ -29,23 +30,23 @@ use crate::config::Config;
 use crate::denials::Denials;
 use crate::limited::Limited;
 use crate::metrics::Metrics;
-use crate::operations::Broker;
 use crate::operations::apply::reload;
 use crate::operations::lapse::Lapses;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
+use crate::operations::{Broker, Signing};
 use crate::providers::Catalogue;
 use crate::providers::artifact::ArtifactProvider;
 use crate::providers::aws::AwsProvider;
 use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
-use crate::providers::vault::VaultProvider;
+use crate::providers::vault::{TransitKeys, VaultProvider};
 use crate::public::exchange::{self, TokenEndpoint};
 use crate::public::introspection;
 use crate::public::{Discovery, Endpoints, Introspector, Ledger};
 use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::{self, Wake};
-use crate::signer::{FileSigner, Signer, Use};
+use crate::signer::{FileKeys, KeyHolder, Keyring, Signer, Use};
 use crate::store::Store;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::{Options, SqliteStore};
@@ -71,13 +72,13 @@ impl App {
     /// Opens state and keys, learns who the broker is, starts every part.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let store = open_store(&config).await?;
-        let signer: Arc<dyn Signer> =
-            Arc::new(FileSigner::open(&config.keys.dir).context("the signing keys")?);
+        let files = key_files(&config)?;
         let broker = Arc::new(Broker {
             store: Arc::clone(&store),
             rules: ArcSwap::default(),
             providers: OnceLock::new(),
             receipts: OnceLock::new(),
+            signing: OnceLock::new(),
             clock: Clock::default(),
             trust_domains: config.trust_domain_rules(),
             root_admins: config.admins.root.clone(),
@@ -99,7 +100,7 @@ impl App {
         app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
         // Before the identity: listing and taking away must be possible while SPIRE is down.
         app.serve_break_glass(&config).await?;
-        app.serve_as(&config, &wait_for_identity(&config).await?, signer).await?;
+        app.serve_as(&config, &wait_for_identity(&config).await?, files).await?;
         Ok(app)
     }
 
@@ -108,13 +109,14 @@ impl App {
         &self,
         config: &Config,
         identity: &Identity,
-        signer: Arc<dyn Signer>,
+        files: Option<FileKeys>,
     ) -> anyhow::Result<()> {
         let own: SpiffeId = identity.spiffe_id().to_string().parse().context("the broker's own SPIFFE ID")?;
         let faults = config.faults_as(own.trust_domain());
         if !faults.is_empty() {
             bail!("{}", faults.join("; "));
         }
+        let signer = self.signer(config, identity, files).await?;
         let catalogue = build_catalogue(config, identity, &own, &signer).await?;
         self.broker.providers.set(catalogue).ok().context("the providers are set once")?;
         let receipts = receipts(config, &own, &signer);
@@ -128,6 +130,30 @@ impl App {
         self.serve_grpc(config, &own, identity).await?;
         tracing::info!(spiffe_id = %own, address = config.listen.grpc, "broker ready");
         Ok(())
+    }
+
+    /// Brings the keys together, wherever they are held, and keeps them.
+    async fn signer(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        files: Option<FileKeys>,
+    ) -> anyhow::Result<Arc<dyn Signer>> {
+        let holder: Arc<dyn KeyHolder> = match (files, &config.keys.vault_transit) {
+            (Some(files), _) => Arc::new(files),
+            (None, Some(transit)) => {
+                let started = TransitKeys::start(transit.clone(), identity.clone()).await;
+                Arc::new(started.context("keys.vault_transit")?)
+            }
+            (None, None) => bail!("keys: name dir or vault_transit"),
+        };
+        let store: Arc<dyn Store> = Arc::clone(&self.broker.store);
+        let keyring =
+            Arc::new(Keyring::start(holder, &*store).await.context("the keys that were taken out")?);
+        let signing = Signing { keyring: Arc::clone(&keyring), issuers: config.issuer.url.clone() };
+        self.broker.signing.set(signing).ok().context("the keys are set once")?;
+        self.servers.spawn(Arc::clone(&keyring).keep(store, self.stop.clone()));
+        Ok(keyring)
     }
 
     /// Waits until told to stop, then lets calls in flight finish within the drain's time.
@@ -205,6 +231,9 @@ impl App {
         let approvals = ApprovalServiceServer::new(api.clone())
             .max_decoding_message_size(most)
             .max_encoding_message_size(MAX_ADMIN_ANSWER);
+        let keys = KeyServiceServer::new(api.clone())
+            .max_decoding_message_size(most)
+            .max_encoding_message_size(MAX_ADMIN_ANSWER);
         let router = Server::builder()
             .concurrency_limit_per_connection(usize::try_from(self.broker.limits.calls_per_connection)?)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
@@ -212,6 +241,7 @@ impl App {
             .add_service(credentials)
             .add_service(nodes)
             .add_service(approvals)
+            .add_service(keys)
             .add_service(admin_server(api.clone()))
             .add_service(question_server(api))
             .add_service(health_service)
@@ -338,6 +368,11 @@ fn question_server(api: Api) -> QuestionServiceServer<Api> {
     QuestionServiceServer::new(api)
         .max_decoding_message_size(most)
         .max_encoding_message_size(MAX_ADMIN_ANSWER)
+}
+
+/// Opens key files before anything else: a wrong owner or mode is a refusal to start.
+fn key_files(config: &Config) -> anyhow::Result<Option<FileKeys>> {
+    config.keys.dir.as_deref().map(FileKeys::open).transpose().context("the signing keys")
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {

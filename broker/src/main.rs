@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use dayfly_broker::app::App;
 use dayfly_broker::config::{Config, PostgresConfig};
@@ -108,7 +109,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Issuer { command: IssuerCommand::Export { config, dir } } => {
             let config = Config::load(&config)?;
-            let signer = FileSigner::open(&config.keys.dir)?;
+            let keys_dir = config.keys.dir.as_deref().context(
+                "the keys are in vault: copy the documents from issuer.listen of a broker that runs",
+            )?;
+            let signer = FileSigner::open(keys_dir)?;
             let endpoints = Endpoints::of(config.introspection.as_ref(), config.token_exchange.as_ref());
             let discovery = Discovery::new(config.issuer.url, std::sync::Arc::new(signer), endpoints);
             discovery.export_static(&dir)?;

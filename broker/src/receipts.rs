@@ -11,10 +11,9 @@ use dayfly_domain::time::{Timestamp, Ttl};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::providers::BoxError;
 use crate::providers::token::{Actor, Confirmation, Reserved};
 use crate::public::Issuers;
-use crate::signer::{Signer, Use};
+use crate::signer::{SignError, Signer, Use};
 
 /// Longest life of a receipt. Guards learn of no end sooner.
 pub const LONGEST_LIFE: Ttl = Ttl::minutes(1);
@@ -68,7 +67,7 @@ pub enum ReceiptError {
     TooLong(usize),
     /// The signer failed.
     #[error("the receipt could not be signed")]
-    Sign(#[source] BoxError),
+    Sign(#[source] SignError),
 }
 
 /// Claims of a receipt, named as in access tokens where both have them.
@@ -145,7 +144,7 @@ impl Receipts {
         };
         let body = serde_json::to_value(&claims).map_err(|source| ReceiptError::Sign(source.into()))?;
         let signed = self.signer.sign(Use::Receipt, Use::Receipt.typ(), &body).await;
-        let receipt = Secret::new(signed.map_err(|source| ReceiptError::Sign(source.into()))?);
+        let receipt = Secret::new(signed.map_err(ReceiptError::Sign)?);
         let length = receipt.expose().len();
         if length > MAX_RECEIPT { Err(ReceiptError::TooLong(length)) } else { Ok(receipt) }
     }

@@ -23,6 +23,8 @@ mod exchange_page;
 mod exchange_site;
 #[path = "broker/guard.rs"]
 mod guard;
+#[path = "broker/keys.rs"]
+mod keys;
 #[path = "broker/limits.rs"]
 mod limits;
 #[path = "broker/nodes.rs"]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use dayfly_broker::config::Config;
 use dayfly_broker::limits::Limits;
 use dayfly_broker::providers::aws::AwsConfig;
-use dayfly_broker::providers::vault::VaultConfig;
+use dayfly_broker::providers::vault::{TransitConfig, VaultConfig};
 use dayfly_broker::store::sqlite::Options;
 use dayfly_client::{IdentityOptions, IncomingLimits};
 use dayfly_domain::decision::DenyReason;
@@ -53,6 +53,7 @@ fn the_table_of_limits_is_the_brokers_own() {
         drain,
     } = Limits::default();
     let vault: Vaults = toml::from_str(&manual::file("deploy/vault/broker.toml").unwrap()).unwrap();
+    let keys: Held = toml::from_str(&manual::file("deploy/vault/broker-keys.toml").unwrap()).unwrap();
     let aws: Clouds = toml::from_str(&manual::file("deploy/aws/broker.toml").unwrap()).unwrap();
     let times = [
         ("limits.heartbeat_interval", heartbeat_interval),
@@ -71,6 +72,7 @@ fn the_table_of_limits_is_the_brokers_own() {
         ("limits.revocation_claim", revocation_claim),
         ("limits.drain", drain),
         ("vault.timeout", vault.vault.timeout),
+        ("keys.vault_transit.timeout", keys.keys.vault_transit.timeout),
         ("aws.timeout", aws.aws.timeout),
     ];
     let counts = [
@@ -292,6 +294,15 @@ fn the_example_configuration_fits_the_sections_of_vault_and_aws() {
 }
 
 #[test]
+fn the_example_configuration_takes_its_keys_from_vault_instead() {
+    let whole = manual::file("deploy/config/broker.toml").unwrap();
+    let files = "[keys]\ndir = \"/var/lib/dayfly-keys\"\n";
+    assert!(whole.contains(files), "the section that is replaced");
+    let config = load(&whole.replace(files, &manual::file("deploy/vault/broker-keys.toml").unwrap()));
+    assert!(config.keys.dir.is_none() && config.keys.vault_transit.is_some());
+}
+
+#[test]
 fn the_example_documents_compile_together() {
     let rules = example_rules();
     for (id, stage) in [
@@ -352,6 +363,16 @@ fn the_entries_for_spire_name_who_the_configurations_name() {
 #[derive(Deserialize)]
 struct Vaults {
     vault: VaultConfig,
+}
+
+#[derive(Deserialize)]
+struct Held {
+    keys: HeldKeys,
+}
+
+#[derive(Deserialize)]
+struct HeldKeys {
+    vault_transit: TransitConfig,
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,7 @@ use crate::connect::ConnectArgs;
 use crate::delegate::DelegateArgs;
 use crate::documents::DocumentCommand;
 use crate::explain::ExplainArgs;
+use crate::keys::KeyCommand;
 use crate::leases::LeaseCommand;
 use crate::lint::LintArgs;
 use crate::nodes::NodeCommand;
@@ -140,6 +141,9 @@ pub enum AdminCommand {
     /// Read and verify the audit records
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Bring signing keys through their life
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Say why a request was, or would be, allowed or denied
     Explain(ExplainArgs),
     /// Say what an identity, a task or a session can get and holds

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use dayfly_client::v1::admin_service_client::AdminServiceClient;
 use dayfly_client::v1::approval_service_client::ApprovalServiceClient;
+use dayfly_client::v1::key_service_client::KeyServiceClient;
 use dayfly_client::v1::question_service_client::QuestionServiceClient;
 use dayfly_client::{BreakGlassClient, BrokerClient, BrokerEndpoint, Identity, IdentityOptions};
 use dayfly_domain::document;
@@ -146,6 +147,16 @@ impl Admin {
 }
 
 impl Admin {
+    /// A client for one call about signing keys.
+    pub fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
+        match self {
+            Admin::Broker(broker) => Ok(broker.keys()),
+            Admin::BreakGlass(_) => Err(Failure::usage("the break-glass socket knows no signing keys").next(
+                "use an admin's own SVID; without SPIRE, stop the broker and remove the key where it is held",
+            )),
+        }
+    }
+
     /// A client for one question.
     pub fn questions(&self) -> QuestionServiceClient<Channel> {
         match self {

@@ -16,6 +16,7 @@ mod environment;
 mod exit;
 mod explain;
 mod failure;
+mod keys;
 mod leases;
 mod lint;
 mod nodes;
@@ -105,6 +106,7 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Refuse(args) => approvals::refuse(args, connect, format).await?,
         AdminCommand::Withdraw(args) => approvals::withdraw(args, connect, format).await?,
         AdminCommand::Approvals(args) => approvals::list(args, connect, format).await?,
+        AdminCommand::Key(command) => keys::key(command, connect, format).await?,
         AdminCommand::Explain(args) => explain::explain(args, connect, format).await?,
         AdminCommand::Reach(args) => reach::reach(args, connect, format).await?,
         AdminCommand::WhoCan(args) => who_can::who_can(args, connect, format).await?,

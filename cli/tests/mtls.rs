@@ -125,3 +125,33 @@ fn temporary_access_is_requested_and_decided_as_it_was_shown() {
     assert_eq!(done.code, Some(2), "{done:?}");
     assert!(done.err.contains("the break-glass socket knows no approvals"), "{}", done.err);
 }
+
+#[test]
+fn a_key_is_taken_out_only_after_a_yes_and_what_follows_is_told() {
+    let world = World::new();
+    let workload = serve(&world);
+    let dayfly = |args: &[&str]| ask(&world, &workload, BROKER, args);
+    golden("key_list.txt", &dayfly(&["key", "list"]).out);
+    golden("key_list.json", &dayfly(&["key", "list", "-o", "json"]).out);
+    assert_eq!(dayfly(&["key", "rotate", "federation"]).code, Some(0));
+    world.broker.with(|state| assert_eq!(state.keys.rotated, ["federation"]));
+    assert_eq!(dayfly(&["key", "rotate", "audit"]).code, Some(2), "there is no such use");
+    golden("key_retire.txt", &dayfly(&["key", "retire", "k3"]).out);
+
+    let done = dayfly(&["key", "compromise", "k2"]);
+    assert_eq!(done.code, Some(1), "nobody said yes: {done:?}");
+    golden("key_compromise_unasked.txt", &done.out);
+    assert_eq!(dayfly(&["key", "compromise", "k2", "--dry-run"]).out, done.out);
+    world.broker.with(|state| assert!(state.keys.compromised.iter().all(|asked| asked.dry_run)));
+    let done = dayfly(&["key", "compromise", "k2", "--yes", "--reason", "it leaked", "-o", "json"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    golden("key_compromise.json", &done.out);
+    world.broker.with(|state| {
+        let asked = state.keys.compromised.last().unwrap();
+        assert_eq!((asked.kid.as_str(), asked.dry_run, asked.reason.as_str()), ("k2", false, "it leaked"));
+    });
+
+    let done = world.admin(&["key", "list"]);
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(done.err.contains("the break-glass socket knows no signing keys"), "{}", done.err);
+}

@@ -19,8 +19,8 @@ use std::{
 
 use dayfly_proto::v1::{
     admin_service_client::AdminServiceClient, approval_service_client::ApprovalServiceClient,
-    credential_service_client::CredentialServiceClient, node_service_client::NodeServiceClient,
-    question_service_client::QuestionServiceClient,
+    credential_service_client::CredentialServiceClient, key_service_client::KeyServiceClient,
+    node_service_client::NodeServiceClient, question_service_client::QuestionServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -149,6 +149,13 @@ impl BrokerClient {
     /// Requests for approval, and what is said of them.
     pub fn approvals(&self) -> ApprovalServiceClient<Channel> {
         ApprovalServiceClient::new(self.channel())
+            .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The life of signing keys.
+    pub fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel())
             .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

@@ -10,7 +10,8 @@ use crate::spiffe::SpiffeId;
 use crate::time::{Timestamp, Ttl};
 
 /// Scopes that every broker has: the verbs of its own administration. Bound to identities of stage `admin` alone.
-pub const ADMIN_SCOPES: [&str; 4] = ["admin.read", "admin.revoke", "admin.apply", "admin.approve"];
+pub const ADMIN_SCOPES: [&str; 5] =
+    ["admin.read", "admin.revoke", "admin.apply", "admin.approve", "admin.key"];
 
 /// A binding as the platform team wrote it.
 #[derive(Clone, Debug)]

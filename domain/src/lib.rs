@@ -14,6 +14,7 @@
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
 //! | [`review`] | what was used of bindings, and what would have sufficed |
 //! | [`lint`] | what is legal and still a mistake |
+//! | [`key`] | the life of a signing key |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`aws_deny`] | how sessions of AWS are ended: one deny document per role |
 //! | [`audit`] | records and their hash chain |
@@ -30,6 +31,7 @@ pub mod decision;
 pub mod document;
 pub mod hypothesis;
 pub mod id;
+pub mod key;
 pub mod lease;
 pub mod lint;
 pub mod node;

@@ -5,6 +5,7 @@ pub mod answers;
 pub mod approval;
 pub mod credential;
 mod delegation;
+pub mod key;
 pub mod node;
 pub mod question;
 mod review;

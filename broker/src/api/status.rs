@@ -6,12 +6,15 @@ use dayfly_client::Refusal;
 use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::DenyReason;
 use dayfly_domain::id::RequestId;
+use dayfly_domain::key::KeyState;
 use tonic::{Code, Status};
 
 use crate::caller::CallerError;
 use crate::operations::OperationError;
+use crate::operations::key::NotDone;
 use crate::operations::node::NodeError;
 use crate::providers::IssueError;
+use crate::signer::{HolderError, SignError};
 use crate::store::StoreError;
 
 /// The status of a failed operation.
@@ -144,8 +147,60 @@ fn classify(error: &OperationError) -> Class {
                 "approve it from another host, or set approvals_from_one_host in [admins] of the broker's configuration",
             ),
         },
+        OperationError::Key(not_done) => classify_key(not_done),
+        OperationError::Unsigned(error) | OperationError::Provider(IssueError::Unsigned(error)) => {
+            classify_unsigned(error)
+        }
         OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
+    }
+}
+
+fn classify_unsigned(error: &SignError) -> Class {
+    match error {
+        SignError::Kind { .. } | SignError::Claims(_) => {
+            (Code::Internal, "INTERNAL", "report the request id".to_owned(), None)
+        }
+        SignError::NoKey { .. } | SignError::Holder { .. } | SignError::TakenOut { .. } => (
+            Code::Unavailable,
+            "SIGNER_UNAVAILABLE",
+            "nothing was issued; ask again in a moment, and tell the operator if it lasts".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+    }
+}
+
+fn classify_key(not_done: &NotDone) -> Class {
+    let plain = |code, reason, next: &str| (code, reason, next.to_owned(), None);
+    match not_done {
+        NotDone::NotReady { .. } => plain(
+            Code::FailedPrecondition,
+            "KEY_NOT_READY",
+            "wait until then: who has not read its public half yet would refuse what it signs",
+        ),
+        NotDone::StillNeeded { state: KeyState::Active { .. }, .. } => {
+            plain(Code::FailedPrecondition, "KEY_STILL_NEEDED", "rotate the keys of this use first")
+        }
+        NotDone::StillNeeded { .. } => plain(
+            Code::FailedPrecondition,
+            "KEY_STILL_NEEDED",
+            "wait until dayfly key list shows it as retired, or take it out with dayfly key compromise",
+        ),
+        NotDone::Holder(HolderError::Away { .. }) => (
+            Code::Unavailable,
+            "SIGNER_UNAVAILABLE",
+            "nothing was changed; ask again when it answers".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
+        NotDone::Holder(HolderError::Refused { next, .. }) => {
+            plain(Code::FailedPrecondition, "KEY_HOLDER_REFUSED", next)
+        }
+        NotDone::Holder(HolderError::Unusable { .. }) => plain(
+            Code::FailedPrecondition,
+            "KEY_HOLDER_REFUSED",
+            "look at what holds the keys; the broker's log says more",
+        ),
+        NotDone::NoIdentity => plain(Code::Unavailable, "SIGNER_UNAVAILABLE", "mend SPIRE first"),
     }
 }
 

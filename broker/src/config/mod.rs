@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use self::state::{PostgresConfig, StateConfig};
 use crate::limits::Limits;
 use crate::providers::aws::AwsConfig;
-use crate::providers::vault::VaultConfig;
+use crate::providers::vault::{TransitConfig, VaultConfig};
 use crate::public::{ExchangeConfig, IntrospectionConfig, IssuerConfig};
 
 /// Why the broker does not start with this configuration.
@@ -132,7 +132,9 @@ pub struct ListenConfig {
 #[serde(deny_unknown_fields)]
 pub struct KeysConfig {
     /// Folder of the signing keys: 0700, made at first start. Never within `state.dir`, so that no backup takes it along.
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
+    /// Vault's transit engine, where the keys are instead of in files.
+    pub vault_transit: Option<TransitConfig>,
 }
 
 /// `[[trust_domain]]`.
@@ -216,7 +218,11 @@ impl Config {
             faults.push("trust_domain: name at least one".to_owned());
         }
         faults.extend(self.state.faults());
-        if self.state.dir.as_ref().is_some_and(|dir| self.keys.dir.starts_with(dir)) {
+        if self.keys.dir.is_some() == self.keys.vault_transit.is_some() {
+            faults.push("keys: name either dir or vault_transit".to_owned());
+        }
+        let beneath = |keys: &PathBuf| self.state.dir.as_ref().is_some_and(|dir| keys.starts_with(dir));
+        if self.keys.dir.as_ref().is_some_and(beneath) {
             faults.push(
                 "keys.dir: must not lie within state.dir, or a backup of one takes the other along"
                     .to_owned(),

@@ -20,6 +20,8 @@ pub enum Verb {
     Apply,
     /// Say yes to what another admin requested.
     Approve,
+    /// Bring signing keys through their life.
+    Key,
 }
 
 impl Verb {
@@ -30,6 +32,7 @@ impl Verb {
             Verb::Revoke => "admin.revoke",
             Verb::Apply => "admin.apply",
             Verb::Approve => "admin.approve",
+            Verb::Key => "admin.key",
         }
     }
 
@@ -40,6 +43,7 @@ impl Verb {
             Verb::Revoke => "revoke",
             Verb::Apply => "apply",
             Verb::Approve => "approve",
+            Verb::Key => "key",
         }
     }
 }
@@ -67,11 +71,12 @@ impl Admin {
     /// Whether this admin has the verb.
     pub fn may(&self, verb: Verb) -> bool {
         match (self, verb) {
-            (Admin::Root(_) | Admin::Bound(_), Verb::Read | Verb::Revoke | Verb::Apply | Verb::Approve) => {
-                true
-            }
+            (
+                Admin::Root(_) | Admin::Bound(_),
+                Verb::Read | Verb::Revoke | Verb::Apply | Verb::Approve | Verb::Key,
+            ) => true,
             (Admin::BreakGlass, Verb::Read | Verb::Revoke) => true,
-            (Admin::BreakGlass, Verb::Apply | Verb::Approve) => false,
+            (Admin::BreakGlass, Verb::Apply | Verb::Approve | Verb::Key) => false,
         }
     }
 }

@@ -184,10 +184,7 @@ async fn sign(
             next: "nest fewer tasks, or ask without a receipt",
         },
         ReceiptError::Audience(_) => no_such_guard(error),
-        ReceiptError::Sign(_) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a receipt could not be signed");
-            OperationError::Bug("a receipt could not be signed")
-        }
+        ReceiptError::Sign(error) => error.into(),
     })
 }
 

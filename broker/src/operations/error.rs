@@ -8,8 +8,10 @@ use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::spiffe::SpiffeId;
 use thiserror::Error;
 
+use super::key::NotDone;
 use crate::caller::CallerError;
 use crate::providers::IssueError;
+use crate::signer::SignError;
 use crate::store::StoreError;
 
 /// Why an operation failed. `api/status.rs` turns each into a gRPC status.
@@ -84,6 +86,12 @@ pub enum OperationError {
     /// A yes that does not count, or anything said of what is over.
     #[error(transparent)]
     NotApprovable(#[from] NotApprovable),
+    /// A signing key stays as it is.
+    #[error(transparent)]
+    Key(NotDone),
+    /// Nothing was signed, so nothing exists.
+    #[error(transparent)]
+    Unsigned(SignError),
     /// There is no such thing.
     #[error("there is no {kind} {name:?}")]
     Unknown {

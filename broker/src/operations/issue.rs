@@ -216,6 +216,10 @@ async fn issue_at_target(
             broker.wake.all();
             Err(OperationError::task_not_open(task))
         }
+        Err(IssueError::Unsigned(error)) => {
+            record(LeaseEvent::Refuse).await?;
+            Err(OperationError::Unsigned(error))
+        }
         Err(error @ (IssueError::Refuse { .. } | IssueError::Unreach { .. })) => {
             record(LeaseEvent::Refuse).await?;
             Err(OperationError::Provider(error))

@@ -11,6 +11,7 @@ pub mod error;
 pub mod exchange;
 pub mod explain;
 pub mod issue;
+pub mod key;
 pub mod lapse;
 pub mod node;
 pub mod notice;
@@ -56,10 +57,11 @@ use crate::limited::Limited;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::providers::{Catalogue, NO_PROVIDERS};
-use crate::public::Ledger;
+use crate::public::{Issuers, Ledger};
 use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::revoker::Wake;
+use crate::signer::Keyring;
 use crate::store::{LeaseRow, Store, StoreError};
 
 /// Everything operations work with. One per process, shared.
@@ -72,6 +74,8 @@ pub struct Broker {
     pub providers: OnceLock<Catalogue>,
     /// What signs receipts. Set once the broker knows who it is.
     pub receipts: OnceLock<Receipts>,
+    /// The keys, and the issuers they sign for. Set once they can be reached.
+    pub signing: OnceLock<Signing>,
     /// The only reader of time.
     pub clock: Clock,
     /// Default times and limits.
@@ -102,6 +106,14 @@ pub struct Broker {
     pub metrics: Metrics,
     /// Operations that run to their end though the client hung up.
     pub tracker: TaskTracker,
+}
+
+/// What signs tokens, and what they say they come from.
+pub struct Signing {
+    /// The keys.
+    pub keyring: Arc<Keyring>,
+    /// One issuer for each use of them.
+    pub issuers: Issuers,
 }
 
 /// Who asks, and under which name the request is found again.

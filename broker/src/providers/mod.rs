@@ -20,6 +20,8 @@ use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::signer::SignError;
+
 /// Any error of a client library, kept as a cause.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -195,6 +197,9 @@ pub enum IssueError {
         #[source]
         source: Option<BoxError>,
     },
+    /// No key of ours signed what it takes. Nothing exists; asking again is safe.
+    #[error(transparent)]
+    Unsigned(#[from] SignError),
     /// The request left and no answer came. A credential may exist.
     #[error("{provider} did not answer: {what}")]
     Unresolved {

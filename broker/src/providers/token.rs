@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Credential, IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
 use crate::public::Issuers;
-use crate::signer::{Signer, Use};
+use crate::signer::{SignError, Signer, Use};
 
 pub use self::audience::Reserved;
 pub use self::claims::{AccessClaims, Actor, Confirmation};
@@ -165,9 +165,9 @@ impl Provider for TokenProvider {
             dayfly: claims,
             dev: self.options.dev,
         };
-        let body = serde_json::to_value(&claims).map_err(|source| cannot_sign(source.into()))?;
+        let body = serde_json::to_value(&claims).map_err(SignError::from)?;
         let signed = self.signer.sign(Use::Access, Use::Access.typ(), &body).await;
-        let token = Secret::new(signed.map_err(|source| cannot_sign(source.into()))?);
+        let token = Secret::new(signed?);
         if token.expose().len() > MAX_TOKEN {
             let what = format!(
                 "the token would have {} bytes, at most {MAX_TOKEN} travel in a header: nest fewer tasks, or give the \
@@ -224,9 +224,4 @@ impl Provider for TokenProvider {
 pub(crate) fn handle(lease: LeaseId, token: &str) -> Handle {
     let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
     Handle(json!({"jti": lease, "sha256": URL_SAFE_NO_PAD.encode(Sha256::digest(signed))}))
-}
-
-fn cannot_sign(source: super::BoxError) -> IssueError {
-    // Nothing was signed, so nothing exists.
-    IssueError::Unreach { provider: NAME, what: "the signer".to_owned(), source: Some(source) }
 }

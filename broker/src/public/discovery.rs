@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::HeaderValue;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -159,6 +159,11 @@ fn replace(path: &Path, document: &Value) -> io::Result<()> {
 }
 
 fn document_response(document: &Value) -> Response {
+    // Whoever took an empty set would refuse every token for as long as it may be kept.
+    if document["keys"].as_array().is_some_and(Vec::is_empty) {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, HeaderValue::from_static("5"))])
+            .into_response();
+    }
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("application/json")), (CACHE_CONTROL, CACHE)];
     (headers, document.to_string()).into_response()
 }
@@ -194,13 +199,15 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
     use axum::body::{Body, to_bytes};
-    use http::{Method, Request, StatusCode};
+    use dayfly_domain::key::JWKS_MAX_AGE;
+    use http::{Method, Request};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tower::ServiceExt;
 
     use super::*;
     use crate::providers::token::testkit::World;
+    use crate::signer::SignError;
 
     fn discovery(world: &World, base: &str) -> Discovery {
         let endpoints = Endpoints {
@@ -232,6 +239,11 @@ mod tests {
             let (status, cache, document) =
                 get(&format!("/dayfly/{name}/.well-known/openid-configuration")).await;
             assert_eq!((status, cache.as_str()), (StatusCode::OK, "max-age=300"));
+            assert_eq!(
+                CACHE,
+                format!("max-age={}", JWKS_MAX_AGE.as_seconds()),
+                "what a key's life reckons with"
+            );
             assert_eq!(document["issuer"], format!("https://issuer.example/dayfly/{name}"));
             assert_eq!(document["id_token_signing_alg_values_supported"], json!([alg]));
             for key in ["authorization_endpoint", "token_endpoint"] {
@@ -262,6 +274,29 @@ mod tests {
             let (status, ..) = ask(router.clone(), method.clone(), "/dayfly/access/jwks.json").await;
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_set_without_keys_is_told_to_nobody() {
+        struct Away;
+
+        #[async_trait::async_trait]
+        impl Signer for Away {
+            async fn sign(&self, purpose: Use, _: &str, _: &Value) -> Result<String, SignError> {
+                Err(SignError::NoKey { purpose, usable_from: None })
+            }
+
+            fn jwks(&self, _: Use) -> Value {
+                json!({"keys": []})
+            }
+        }
+
+        let issuers = Issuers::new("https://issuer.example").unwrap();
+        let router = Discovery::new(issuers, Arc::new(Away), Endpoints::default()).router();
+        let (status, cache, _) = ask(router.clone(), Method::GET, "/access/jwks.json").await;
+        assert_eq!((status, cache.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""), "nor kept by anybody");
+        let (status, ..) = ask(router, Method::GET, "/access/.well-known/openid-configuration").await;
+        assert_eq!(status, StatusCode::OK);
     }
 
     #[test]

@@ -141,6 +141,47 @@ impl KeyFolder {
         }
     }
 
+    /// The names of what lies in it.
+    pub(super) fn names(&self) -> Result<Vec<String>, KeysError> {
+        let failed =
+            |source: Errno| KeysError::Io { what: "list", path: self.path.clone(), source: source.into() };
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.folder).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where a file of that name lies.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The content of a file that is there.
+    pub(super) fn read_there(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
+        self.read(name, &self.path.join(name))
+    }
+
+    /// Writes a file that is not there; what is there stands.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), KeysError> {
+        let path = self.path.join(name);
+        self.put(name, bytes).map_err(|source| KeysError::Io { what: "write", path, source })
+    }
+
+    /// Removes a file. What is gone already is gone.
+    pub(super) fn remove(&self, name: &str) -> Result<(), KeysError> {
+        let failed = |source: Errno| KeysError::Io {
+            what: "remove",
+            path: self.path.join(name),
+            source: source.into(),
+        };
+        match rustix::fs::unlinkat(&self.folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => rustix::fs::fsync(&self.folder).map_err(failed),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     fn read(&self, name: &str, path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeysError> {
         let failed = |source: io::Error| KeysError::Io { what: "read", path: path.to_owned(), source };
         // A pipe put in its place must not hang the start.

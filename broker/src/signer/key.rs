@@ -34,28 +34,14 @@ pub enum KeyFault {
         source: KeyRejected,
     },
     /// The public half cannot be taken apart.
-    #[error("its public half is not an RSA public key")]
+    #[error("its public half is not of the kind its use demands")]
     PublicHalf,
-    /// Somebody asked for another kind of token than the key signs.
-    #[error("this key signs {signs:?} and nothing else, not {asked:?}")]
-    Kind {
-        /// The `typ` it signs.
-        signs: &'static str,
-        /// The `typ` it was asked for.
-        asked: String,
-    },
-    /// The claims are no JSON.
-    #[error("the claims cannot be written as JSON")]
-    Claims(#[from] serde_json::Error),
 }
 
-/// A key that is ready to sign: parsed once, its header encoded once.
+/// A key that is ready to sign: parsed once.
 pub(super) struct SigningKey {
-    purpose: Use,
     pair: Pair,
-    jwk: Value,
-    /// `{"alg":…,"kid":…,"typ":…}` in base64url, with the dot that follows it.
-    header: String,
+    members: Value,
 }
 
 enum Pair {
@@ -78,80 +64,62 @@ impl SigningKey {
     pub(super) fn read(purpose: Use, pkcs8: &[u8]) -> Result<Self, KeyFault> {
         let algorithm = purpose.algorithm();
         let rejected = |source| KeyFault::Rejected { algorithm, source };
-        let (pair, public) = match purpose {
+        let (pair, members) = match purpose {
             Use::Access | Use::Receipt => {
                 let pair =
                     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(rejected)?;
-                let public = ec_members(pair.public_key().as_ref());
-                (Pair::Es256(pair), public)
+                let members = ec_members(pair.public_key().as_ref()).ok_or(KeyFault::PublicHalf)?;
+                (Pair::Es256(pair), members)
             }
             Use::Federation => {
                 let pair = rsa::KeyPair::from_pkcs8(pkcs8).map_err(rejected)?;
-                let public = rsa_members(pair.public_key().as_ref())?;
-                (Pair::Rs256(pair), public)
+                let members = rsa_members(pair.public_key().as_ref()).ok_or(KeyFault::PublicHalf)?;
+                (Pair::Rs256(pair), members)
             }
         };
-        let kid = thumbprint(&public);
-        let header = json!({"alg": algorithm, "kid": kid, "typ": purpose.typ()});
-        let mut jwk = public;
-        jwk["kid"] = Value::String(kid);
-        jwk["use"] = Value::from("sig");
-        jwk["alg"] = Value::from(algorithm);
-        Ok(Self { purpose, pair, jwk, header: URL_SAFE_NO_PAD.encode(header.to_string()) + "." })
+        Ok(Self { pair, members })
     }
 
-    /// The public half, with `kid`, `use` and `alg` (RFC 7517 §4).
-    pub(super) fn jwk(&self) -> &Value {
-        &self.jwk
+    /// What a JWK of its public half must hold (RFC 7638 §3.2).
+    pub(super) fn members(&self) -> &Value {
+        &self.members
     }
 
-    /// A JWS in compact form (RFC 7515 §7.1).
-    pub(super) fn sign(&self, typ: &str, claims: &Value) -> Result<String, KeyFault> {
-        if typ != self.purpose.typ() {
-            return Err(KeyFault::Kind { signs: self.purpose.typ(), asked: typ.chars().take(32).collect() });
-        }
-        let claims = serde_json::to_vec(claims)?;
-        // Room for the longest signature, so that the token is not copied about while it grows.
-        let mut token = String::with_capacity(self.header.len() + claims.len() * 4 / 3 + 350);
-        token.push_str(&self.header);
-        URL_SAFE_NO_PAD.encode_string(&claims, &mut token);
+    /// Signs a JWS signing input; the signature as RFC 7518 §3 wants it.
+    pub(super) fn sign(&self, input: &[u8]) -> Result<Vec<u8>, KeyFault> {
         let random = SystemRandom::new();
-        let signed = token.as_bytes();
-        let signature = match &self.pair {
+        match &self.pair {
             // RFC 7518 §3.4: R and S side by side, not DER.
-            Pair::Es256(pair) => pair.sign(&random, signed)?.as_ref().to_vec(),
+            Pair::Es256(pair) => Ok(pair.sign(&random, input)?.as_ref().to_vec()),
             Pair::Rs256(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, signed, &mut signature)?;
-                signature
+                pair.sign(&RSA_PKCS1_SHA256, &random, input, &mut signature)?;
+                Ok(signature)
             }
-        };
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(token)
+        }
     }
 }
 
 /// The members that RFC 7638 §3.2 takes of an elliptic-curve key. `point` is SEC 1, uncompressed: 0x04, x, y.
-fn ec_members(point: &[u8]) -> Value {
-    debug_assert!(point.len() == 65 && point[0] == 4);
-    let (x, y) = point[1..].split_at(32);
-    json!({"crv": "P-256", "kty": "EC", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)})
+pub(crate) fn ec_members(point: &[u8]) -> Option<Value> {
+    let (4, coordinates) = point.split_first().filter(|_| point.len() == 65)? else { return None };
+    let (x, y) = coordinates.split_at(32);
+    Some(json!({"crv": "P-256", "kty": "EC", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y)}))
 }
 
 /// The members that RFC 7638 §3.2 takes of an RSA key, from an RSAPublicKey in DER (RFC 8017 §A.1.1).
-fn rsa_members(public: &[u8]) -> Result<Value, KeyFault> {
-    let (_, key) = RSAPublicKey::from_der(public).map_err(|_| KeyFault::PublicHalf)?;
+pub(crate) fn rsa_members(public: &[u8]) -> Option<Value> {
+    let (_, key) = RSAPublicKey::from_der(public).ok()?;
     // RFC 7518 §2: Base64urlUInt has no leading zero octets; DER has one where the top bit is set.
     let number = |bytes: &[u8]| {
         let from = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
         URL_SAFE_NO_PAD.encode(&bytes[from..])
     };
-    Ok(json!({"e": number(key.exponent), "kty": "RSA", "n": number(key.modulus)}))
+    Some(json!({"e": number(key.exponent), "kty": "RSA", "n": number(key.modulus)}))
 }
 
 /// RFC 7638 §3: SHA-256 over the required members in lexicographic order, without white space.
-fn thumbprint(members: &Value) -> String {
+pub(super) fn thumbprint(members: &Value) -> String {
     // Sorted here, whatever map `serde_json` was built with.
     let ordered: BTreeMap<_, _> = members.as_object().into_iter().flatten().collect();
     let text = serde_json::to_string(&ordered).expect("a map of texts is JSON");
@@ -186,22 +154,6 @@ mod tests {
         ] {
             let pkcs8 = SigningKey::make(made).expect("a key");
             assert!(matches!(SigningKey::read(read, &pkcs8), Err(KeyFault::Rejected { .. })));
-        }
-    }
-
-    #[test]
-    fn a_key_signs_one_kind_of_token_only() {
-        for purpose in Use::ALL {
-            let pkcs8 = SigningKey::make(purpose).expect("a key");
-            let key = SigningKey::read(purpose, &pkcs8).expect("its own");
-            for typ in ["JWT", "at+jwt", "dayfly-receipt+jwt", "txntoken+jwt", "AT+JWT", ""] {
-                let signed = key.sign(typ, &json!({}));
-                if typ == purpose.typ() {
-                    assert!(signed.is_ok(), "{purpose:?}");
-                } else {
-                    assert!(matches!(signed, Err(KeyFault::Kind { .. })), "{purpose:?} {typ}");
-                }
-            }
         }
     }
 }

@@ -1,16 +1,24 @@
-//! Signs tokens. A key enters a JWKS only from its signer, never from a row of the database.
+//! Signs tokens. A key enters a JWKS only from what holds it, never from a row of the database: a row can only withhold.
 
 mod files;
 mod folder;
+mod held;
 mod key;
+mod keyring;
 
 use async_trait::async_trait;
+use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use self::files::FileSigner;
+pub use self::files::{FileKeys, FileSigner};
 pub use self::folder::KeysError;
+pub use self::held::{HeldKey, HolderError, KeyHolder};
 pub use self::key::KeyFault;
+pub(crate) use self::key::{ec_members, rsa_members};
+pub use self::keyring::{KeyRow, Keyring, REFRESH, RefreshError};
+use crate::providers::{aws, token};
+use crate::receipts;
 
 /// What a key is for: one key, one issuer URL and one `typ` each, so that no token passes for another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +44,11 @@ impl Use {
         }
     }
 
+    /// The use of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
+
     /// The only `typ` its tokens carry. RFC 9068 §2.1 for access tokens; clouds know no other than `JWT`; receipts have
     /// one of their own (RFC 8725 §3.11).
     pub const fn typ(self) -> &'static str {
@@ -53,26 +66,71 @@ impl Use {
             Use::Federation => "RS256",
         }
     }
+
+    /// The longest life of what it signs: for so long a key is published after its last use.
+    pub const fn longest_life(self) -> Ttl {
+        match self {
+            Use::Access => token::LONGEST_LIFE,
+            Use::Federation => aws::ASSERTION_LIFE,
+            Use::Receipt => receipts::LONGEST_LIFE,
+        }
+    }
 }
 
-/// The key could not be read or used.
+/// Nothing was signed.
 #[derive(Debug, Error)]
-#[error("could not sign with the {what}")]
-pub struct SignError {
-    /// Which key.
-    pub what: String,
-    /// The cause.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+pub enum SignError {
+    /// Somebody asked for another kind of token than the key signs.
+    #[error("the {} key signs {:?} and nothing else, not {asked:?}", .purpose.name(), .purpose.typ())]
+    Kind {
+        /// Which key.
+        purpose: Use,
+        /// The `typ` it was asked for.
+        asked: String,
+    },
+    /// No key may sign now.
+    #[error("no {} key signs now: {}", .purpose.name(), until(.usable_from))]
+    NoKey {
+        /// Which use.
+        purpose: Use,
+        /// When the next one may.
+        usable_from: Option<Timestamp>,
+    },
+    /// What holds the key failed.
+    #[error("could not sign with the {} key", .purpose.name())]
+    Holder {
+        /// Which key.
+        purpose: Use,
+        /// The cause.
+        #[source]
+        source: HolderError,
+    },
+    /// The key was taken out while it signed.
+    #[error("the {} key was taken out while it signed", .purpose.name())]
+    TakenOut {
+        /// Which key.
+        purpose: Use,
+    },
+    /// The claims are no JSON.
+    #[error("the claims cannot be written as JSON")]
+    Claims(#[from] serde_json::Error),
 }
 
-/// Holds the keys of the broker's issuers.
+fn until(usable_from: &Option<Timestamp>) -> String {
+    match usable_from {
+        Some(moment) => format!("the next was not published for long enough, and signs from {moment} on"),
+        None => "there is none; its holder was not reached yet, or holds none".to_owned(),
+    }
+}
+
+/// Signs with the keys of the broker's issuers, and tells them.
 #[async_trait]
 pub trait Signer: Send + Sync {
     /// Signs a JWS in compact form: adds `alg` and `kid` to `{"typ": typ}` and signs `claims`. Any `typ` but
     /// [`Use::typ`] is an error: a key signs one kind of token.
     async fn sign(&self, purpose: Use, typ: &str, claims: &Value) -> Result<String, SignError>;
 
-    /// The public keys of one purpose, as a JWK Set (RFC 7517).
+    /// The public keys of one purpose, as a JWK Set (RFC 7517): first the one that signs. Without keys while their
+    /// holder was not reached since the start; nobody is to be told that set.
     fn jwks(&self, purpose: Use) -> Value;
 }

@@ -9,6 +9,7 @@ pub(crate) mod assertions;
 pub(crate) mod claims;
 pub(crate) mod documents;
 pub(crate) mod ends;
+pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod nodes;
 pub(crate) mod random;
@@ -73,6 +74,8 @@ macro_rules! store_contract {
             approvals::lists_hold_what_is_live_newest_first,
             approvals::only_so_many_requests_wait,
             approvals::a_yes_waits_for_its_record_and_taking_back_does_not,
+            keys::a_key_that_was_taken_out_stays_out,
+            keys::a_key_is_taken_out_though_it_cannot_be_recorded,
             nodes::a_second_boot_waits_until_the_first_lapsed,
             nodes::only_the_newest_stream_speaks,
             nodes::a_node_lapses_with_its_tasks_in_one_step_and_once,

@@ -27,6 +27,7 @@ steps! {
     5 "0005_authorization",
     6 "0006_brokers",
     7 "0007_brake",
+    8 "0008_signing_keys",
 }
 
 /// The steps for SQLite.

@@ -21,6 +21,7 @@ use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::brake::Brake;
 use dayfly_domain::document::{Document, DocumentKey, Kind};
 use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::key::{KeyFacts, Why, Withheld};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::node::{NodeHeard, NodeState};
 use dayfly_domain::spiffe::SpiffeId;
@@ -307,6 +308,33 @@ pub struct ApprovalFilter {
     pub limit: u32,
 }
 
+/// A signing key that was taken out. It names a key and holds none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithheldKey {
+    /// What the key was for.
+    pub purpose: String,
+    /// What is known of it, this included.
+    pub facts: KeyFacts,
+    /// When and why.
+    pub withheld: Withheld,
+}
+
+impl WithheldKey {
+    /// From the columns of its row; none if it was withheld for no reason that is known.
+    pub(crate) fn of(
+        (purpose, kid): (String, String),
+        announced_at: Timestamp,
+        first: bool,
+        why: &str,
+        at: Timestamp,
+    ) -> Option<Self> {
+        let why = Why::ALL.into_iter().find(|one| one.as_str() == why)?;
+        let withheld = Withheld { at, why };
+        let facts = KeyFacts { kid, announced_at, first, withheld: Some(withheld) };
+        Some(Self { purpose, facts, withheld })
+    }
+}
+
 /// One audit record as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
@@ -393,6 +421,12 @@ pub trait Store: Send + Sync {
 
     /// Requests for approval by filter.
     async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError>;
+
+    /// Takes a signing key out, for good. It goes on where the record cannot be written.
+    async fn withhold_key(&self, key: WithheldKey, record: Record) -> Result<(), StoreError>;
+
+    /// Every signing key that was taken out, oldest first.
+    async fn withheld_keys(&self) -> Result<Vec<WithheldKey>, StoreError>;
 
     /// Writes a task, if every task above it is open and claimed (else [`StoreError::TaskNotOpen`]), and the node it comes
     /// through has not lapsed.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use dayfly_client::Refusal;
 use dayfly_client::v1::approval_service_server::ApprovalServiceServer;
+use dayfly_client::v1::key_service_server::KeyServiceServer;
 use dayfly_client::v1::question_service_server::QuestionServiceServer;
 use dayfly_client::v1::{self, admin_service_server as service};
 use dayfly_domain::audit::{GENESIS, Record, Stream, chain};
@@ -30,6 +31,7 @@ pub struct State {
     pub stored: Option<String>,
     pub trust_domains: Vec<v1::TrustDomain>,
     pub review: v1::ReviewResponse,
+    pub keys: super::keys::Asked,
 }
 
 impl Default for FakeBroker {
@@ -46,6 +48,7 @@ impl Default for FakeBroker {
             stored: None,
             trust_domains: Vec::new(),
             review: v1::ReviewResponse::default(),
+            keys: super::keys::Asked::default(),
         })))
     }
 }
@@ -56,6 +59,7 @@ impl FakeBroker {
             .add_service(service::AdminServiceServer::new(self.clone()))
             .add_service(ApprovalServiceServer::new(self.clone()))
             .add_service(QuestionServiceServer::new(self.clone()))
+            .add_service(KeyServiceServer::new(self.clone()))
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {

@@ -5,6 +5,7 @@
 pub mod admin;
 mod agent;
 pub mod approvals;
+pub mod keys;
 mod questions;
 
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 /// How long an assertion can be traded. It also bounds how late STS can act on a request that was held up on its way.
-pub(super) const LIFE: Ttl = Ttl::minutes(2);
+pub const LIFE: Ttl = Ttl::minutes(2);
 
 /// Session tag with the scope's name. One role per scope: the role's trust policy names it.
 pub(super) const SCOPE_TAG: &str = "dayfly-scope";

@@ -28,7 +28,8 @@ use dayfly_domain::template::TemplateFault;
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::{Value, json};
 
-use self::assertion::{Assertion, LIFE};
+use self::assertion::Assertion;
+pub use self::assertion::LIFE as ASSERTION_LIFE;
 use self::client::{Ask, Sts};
 pub use self::config::{AwsConfig, AwsConfigError, DEFAULT_AUDIENCE, DEFAULT_TIMEOUT};
 use self::errors::{CallError, Outcome};
@@ -39,7 +40,7 @@ use crate::public::Issuers;
 use crate::signer::{Signer, Use};
 
 /// Its key under `spec.target`.
-const NAME: &str = "aws";
+pub const NAME: &str = "aws";
 
 /// Gives AWS sessions that may do what a scope's session policy says, and no more.
 pub struct AwsProvider {
@@ -82,11 +83,7 @@ impl AwsProvider {
 
     async fn sign(&self, claims: &Value) -> Result<Secret, IssueError> {
         let signed = self.signer.sign(Use::Federation, Use::Federation.typ(), claims).await;
-        signed.map(Secret::new).map_err(|source| IssueError::Unreach {
-            provider: NAME,
-            what: "could not sign the assertion; nothing was asked".to_owned(),
-            source: Some(source.into()),
-        })
+        Ok(Secret::new(signed?))
     }
 
     /// Takes the answer apart and compares it with what was asked.
@@ -209,7 +206,7 @@ impl Provider for AwsProvider {
 
     /// A request can be held up on its way for as long as its assertion lives, and the session begins when STS acts on it.
     fn residue(&self, _scope: &Scope, ttl: Ttl) -> Ttl {
-        Ttl::millis(ttl.max(SHORTEST_SESSION).as_millis().saturating_add(LIFE.as_millis()))
+        Ttl::millis(ttl.max(SHORTEST_SESSION).as_millis().saturating_add(ASSERTION_LIFE.as_millis()))
     }
 
     fn can_narrow(&self, target: &Value, narrowing: &Narrowing) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Where Vault is and how the broker logs in there.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dayfly_domain::time::Ttl;
 use reqwest::{Certificate, Url};
@@ -61,16 +61,16 @@ fn default_timeout() -> Ttl {
 #[derive(Debug, Error)]
 pub enum VaultConfigError {
     /// The address is none, or holds more than scheme, host and port.
-    #[error("vault.address {0:?} must be https://host:port, without user, path or query")]
+    #[error("address {0:?} must be https://host:port, without user, path or query")]
     Address(String),
     /// Tokens would cross the network in the clear.
-    #[error("vault.address {0:?} is plain http to another machine; use https with vault.ca_file")]
+    #[error("address {0:?} is plain http to another machine; use https with ca_file")]
     Plain(String),
     /// Nobody is named to vouch for the server.
-    #[error("vault.ca_file must name the CA of an https address")]
+    #[error("ca_file must name the CA of an https address")]
     NoCa,
     /// The CA file cannot be used.
-    #[error("could not read certificates from vault.ca_file {path}")]
+    #[error("could not read certificates from ca_file {path}")]
     Ca {
         /// The file.
         path: PathBuf,
@@ -79,13 +79,13 @@ pub enum VaultConfigError {
         source: BoxError,
     },
     /// A value that would end up in a URL or a header.
-    #[error("vault.{field} may hold letters, digits, dot, dash, underscore and inner slashes only")]
+    #[error("{field} may hold letters, digits, dot, dash, underscore and inner slashes only")]
     Name {
         /// Which one.
         field: &'static str,
     },
     /// Under 100 ms or over 30 s.
-    #[error("vault.timeout must be from 100ms to 30s")]
+    #[error("timeout must be from 100ms to 30s")]
     Timeout,
     /// The HTTP client could not be made.
     #[error("could not set up the connection to Vault")]
@@ -96,16 +96,39 @@ pub enum VaultConfigError {
     },
 }
 
+/// Where a Vault is and what is shown there, as one section of the configuration says it.
+pub(super) struct Reach<'a> {
+    pub(super) address: &'a str,
+    pub(super) ca_file: Option<&'a Path>,
+    pub(super) namespace: Option<&'a str>,
+    pub(super) auth_mount: &'a str,
+    pub(super) audience: &'a str,
+    pub(super) timeout: Ttl,
+    /// Further values that end up in a URL, by their field.
+    pub(super) names: Vec<(&'static str, &'a str)>,
+}
+
 impl VaultConfig {
+    /// Where it is.
+    pub(super) fn reach(&self) -> Reach<'_> {
+        Reach {
+            address: &self.address,
+            ca_file: self.ca_file.as_deref(),
+            namespace: self.namespace.as_deref(),
+            auth_mount: &self.auth_mount,
+            audience: &self.audience,
+            timeout: self.timeout,
+            names: vec![("mint_role", &self.mint_role), ("revoke_role", &self.revoke_role)],
+        }
+    }
+}
+
+impl Reach<'_> {
     /// Checks everything but the CA file.
     pub(super) fn check(&self) -> Result<Url, VaultConfigError> {
         let url = self.checked_address()?;
-        for (field, value) in [
-            ("namespace", self.namespace.as_deref().unwrap_or("root")),
-            ("auth_mount", &self.auth_mount),
-            ("mint_role", &self.mint_role),
-            ("revoke_role", &self.revoke_role),
-        ] {
+        let own = [("namespace", self.namespace.unwrap_or("root")), ("auth_mount", self.auth_mount)];
+        for (field, value) in own.into_iter().chain(self.names.iter().copied()) {
             if !is_path(value) {
                 return Err(VaultConfigError::Name { field });
             }
@@ -118,17 +141,17 @@ impl VaultConfig {
 
     /// The certificates that vouch for the server; none for plain http.
     pub(super) fn roots(&self) -> Result<Vec<Certificate>, VaultConfigError> {
-        let Some(path) = self.ca_file.clone() else { return Ok(Vec::new()) };
+        let Some(path) = self.ca_file else { return Ok(Vec::new()) };
         let read = || -> Result<Vec<Certificate>, BoxError> {
-            let roots = Certificate::from_pem_bundle(&std::fs::read(&path)?)?;
+            let roots = Certificate::from_pem_bundle(&std::fs::read(path)?)?;
             if roots.is_empty() { Err("it holds no certificate".into()) } else { Ok(roots) }
         };
-        read().map_err(|source| VaultConfigError::Ca { path, source })
+        read().map_err(|source| VaultConfigError::Ca { path: path.to_owned(), source })
     }
 
     fn checked_address(&self) -> Result<Url, VaultConfigError> {
-        let unfit = || VaultConfigError::Address(self.address.clone());
-        let url = Url::parse(&self.address).map_err(|_| unfit())?;
+        let unfit = || VaultConfigError::Address(self.address.to_owned());
+        let url = Url::parse(self.address).map_err(|_| unfit())?;
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
             return Err(unfit());
@@ -137,7 +160,7 @@ impl VaultConfig {
             "https" if self.ca_file.is_none() => Err(VaultConfigError::NoCa),
             "https" => Ok(url),
             "http" if is_loopback(&url) => Ok(url),
-            "http" => Err(VaultConfigError::Plain(self.address.clone())),
+            "http" => Err(VaultConfigError::Plain(self.address.to_owned())),
             _ => Err(unfit()),
         }
     }
@@ -165,21 +188,21 @@ mod tests {
     #[test]
     fn tokens_never_cross_the_network_in_the_clear() {
         for plain in ["http://vault.example.org:8200", "http://10.0.0.7:8200", "http://localhost:8200"] {
-            let refused = config(&format!("address = {plain:?}")).check();
+            let refused = config(&format!("address = {plain:?}")).reach().check();
             assert!(matches!(refused, Err(VaultConfigError::Plain(_))), "{plain}");
         }
         for near in ["http://127.0.0.1:8200", "http://[::1]:8200"] {
-            assert!(config(&format!("address = {near:?}")).check().is_ok(), "{near}");
+            assert!(config(&format!("address = {near:?}")).reach().check().is_ok(), "{near}");
         }
     }
 
     #[test]
     fn https_needs_a_named_ca() {
         let without = config("address = \"https://vault.example.org:8200\"");
-        assert!(matches!(without.check(), Err(VaultConfigError::NoCa)));
+        assert!(matches!(without.reach().check(), Err(VaultConfigError::NoCa)));
         let with = config("address = \"https://vault.example.org:8200\"\nca_file = \"/nonexistent/ca.pem\"");
-        assert!(with.check().is_ok());
-        assert!(matches!(with.roots(), Err(VaultConfigError::Ca { .. })));
+        assert!(with.reach().check().is_ok());
+        assert!(matches!(with.reach().roots(), Err(VaultConfigError::Ca { .. })));
     }
 
     #[test]
@@ -187,7 +210,7 @@ mod tests {
         for address in
             ["vault:8200", "https://u:p@vault", "https://vault/v1", "https://vault/?a=b", "ftp://vault"]
         {
-            let refused = config(&format!("address = {address:?}\nca_file = \"/ca.pem\"")).check();
+            let refused = config(&format!("address = {address:?}\nca_file = \"/ca.pem\"")).reach().check();
             assert!(matches!(refused, Err(VaultConfigError::Address(_))), "{address}");
         }
     }
@@ -196,10 +219,10 @@ mod tests {
     fn names_cannot_leave_their_place_in_a_path() {
         for mount in ["../sys", "a//b", "", "a?b", "a b", "/jwt"] {
             let refused =
-                config(&format!("address = \"http://127.0.0.1:1\"\nauth_mount = {mount:?}")).check();
+                config(&format!("address = \"http://127.0.0.1:1\"\nauth_mount = {mount:?}")).reach().check();
             assert!(matches!(refused, Err(VaultConfigError::Name { field: "auth_mount" })), "{mount}");
         }
-        assert!(config("address = \"http://127.0.0.1:1\"\nnamespace = \"team/ml\"").check().is_ok());
+        assert!(config("address = \"http://127.0.0.1:1\"\nnamespace = \"team/ml\"").reach().check().is_ok());
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl CallError {
         matches!(self, CallError::Said { status: 403, .. })
     }
 
+    /// Whether the target did nothing.
+    pub(super) fn never_heard(&self) -> bool {
+        self.outcome() == Outcome::NeverHeard
+    }
+
     /// Where the call left the target.
     fn outcome(&self) -> Outcome {
         match self {
@@ -78,7 +83,7 @@ impl CallError {
         RevokeError { provider: NAME, what, source: self.into_source() }
     }
 
-    fn into_source(self) -> Option<BoxError> {
+    pub(super) fn into_source(self) -> Option<BoxError> {
         match self {
             CallError::NoLogin { source, .. } | CallError::Unsent(source) | CallError::Unanswered(source) => {
                 Some(source)

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use vaultrs::api::auth::oidc::requests::JWTLoginRequest;
 
 use super::BoxError;
-use super::config::VaultConfig;
+use super::config::{Reach, VaultConfig};
 use super::endpoints::{Auth, Envelope, Health, HealthAnswer, Nothing, RenewSelf};
 use super::errors::CallError;
 use super::wire::{Answer, Wire};
@@ -53,13 +53,18 @@ impl JwtSource for Identity {
     }
 }
 
-/// Both logins, and what it takes to make them.
-pub(super) struct Logins {
+/// The way into one Vault: what it takes to make a login there.
+pub(super) struct Door {
     wire: Arc<Wire>,
     jwt: Arc<dyn JwtSource>,
     mount: String,
     audience: String,
     timeout: Duration,
+}
+
+/// Both logins of the provider.
+pub(super) struct Logins {
+    door: Door,
     /// Creates and renews tokens of the named roles.
     pub(super) mint: Login,
     /// Revokes and looks up; nothing else.
@@ -110,13 +115,41 @@ impl Session {
 impl Logins {
     pub(super) fn new(config: &VaultConfig, wire: Arc<Wire>, jwt: Arc<dyn JwtSource>) -> Self {
         Self {
-            wire,
-            jwt,
-            mount: config.auth_mount.clone(),
-            audience: config.audience.clone(),
-            timeout: config.timeout.as_duration(),
+            door: Door::new(&config.reach(), wire, jwt),
             mint: Login::new(&config.mint_role, false),
             revoke: Login::new(&config.revoke_role, true),
+        }
+    }
+
+    /// Makes one call with a login.
+    pub(super) async fn call<E: Endpoint>(
+        &self,
+        login: &Login,
+        endpoint: impl Fn() -> E,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        self.door.call(login, endpoint, deadline).await
+    }
+
+    /// The session as it stands, or a new one.
+    pub(super) async fn session(&self, login: &Login, deadline: Instant) -> Result<Arc<Session>, CallError> {
+        self.door.session(login, deadline).await
+    }
+
+    /// Keeps both logins alive. Never returns.
+    pub(super) async fn keep(&self) {
+        tokio::join!(self.door.keep(&self.revoke), self.door.keep(&self.mint));
+    }
+}
+
+impl Door {
+    pub(super) fn new(reach: &Reach<'_>, wire: Arc<Wire>, jwt: Arc<dyn JwtSource>) -> Self {
+        Self {
+            wire,
+            jwt,
+            mount: reach.auth_mount.to_owned(),
+            audience: reach.audience.to_owned(),
+            timeout: reach.timeout.as_duration(),
         }
     }
 
@@ -202,12 +235,8 @@ impl Logins {
         Session::of(auth, health.cluster_id, since)
     }
 
-    /// Keeps both logins alive. Never returns.
-    pub(super) async fn keep(&self) {
-        tokio::join!(self.keep_one(&self.revoke), self.keep_one(&self.mint));
-    }
-
-    async fn keep_one(&self, login: &Login) {
+    /// Keeps a login alive. Never returns.
+    pub(super) async fn keep(&self, login: &Login) {
         let mut pause = PAUSE;
         loop {
             let due = match login.session.load_full() {
@@ -269,7 +298,7 @@ impl Logins {
 }
 
 impl Login {
-    fn new(role: &str, periodic: bool) -> Self {
+    pub(super) fn new(role: &str, periodic: bool) -> Self {
         Self { role: role.to_owned(), periodic, session: ArcSwapOption::empty(), turn: Mutex::new(None) }
     }
 

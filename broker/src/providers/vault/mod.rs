@@ -15,6 +15,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod token;
+mod transit;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +48,7 @@ pub use self::login::JwtSource;
 use self::login::{Logins, REVOKING_LIFE, chain};
 use self::target::Target;
 use self::token::{Held, differences};
+pub use self::transit::{TransitConfig, TransitKeys};
 use self::wire::{Answer, Wire};
 use super::{BoxError, Credential, IssueError, Issued, Order, Provider, Renewal, Revocation, RevokeError};
 
@@ -73,7 +75,7 @@ impl VaultProvider {
     /// # Errors
     /// The configuration cannot be used.
     pub async fn start(config: VaultConfig, jwt: impl JwtSource + 'static) -> Result<Self, VaultConfigError> {
-        let wire = Arc::new(Wire::new(&config)?);
+        let wire = Arc::new(Wire::new(&config.reach())?);
         let logins = Arc::new(Logins::new(&config, wire.clone(), Arc::new(jwt)));
         let deadline = Instant::now() + config.timeout.as_duration();
         // Before anything is given out, so that an outage from here on stops no revocation. A failure is in the log.

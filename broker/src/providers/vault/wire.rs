@@ -14,7 +14,7 @@ use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::BoxError;
-use super::config::{VaultConfig, VaultConfigError};
+use super::config::{Reach, VaultConfigError};
 use super::errors::{CallError, words};
 
 /// Largest answer that is read.
@@ -45,21 +45,21 @@ impl Answer {
 
 impl Wire {
     /// Opens nothing yet.
-    pub(super) fn new(config: &VaultConfig) -> Result<Self, VaultConfigError> {
-        let url = config.check()?;
+    pub(super) fn new(reach: &Reach<'_>) -> Result<Self, VaultConfigError> {
+        let url = reach.check()?;
         let http = reqwest::Client::builder()
-            .tls_certs_only(config.roots()?)
+            .tls_certs_only(reach.roots()?)
             .https_only(url.scheme() == "https")
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
             .no_proxy()
             .referer(false)
-            .connect_timeout(config.timeout.as_duration())
+            .connect_timeout(reach.timeout.as_duration())
             .pool_idle_timeout(IDLE)
             .build()
             .map_err(|source| VaultConfigError::Client { source })?;
         let base = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { http, base, namespace: config.namespace.clone() })
+        Ok(Self { http, base, namespace: reach.namespace.map(str::to_owned) })
     }
 
     /// Where Vault is: scheme, host and port.
@@ -134,6 +134,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio_rustls::TlsAcceptor;
 
+    use super::super::config::VaultConfig;
     use super::super::endpoints::Health;
     use super::*;
 
@@ -150,7 +151,7 @@ mod tests {
             revoke_role: "r".to_owned(),
             timeout: dayfly_domain::time::Ttl::seconds(5),
         };
-        Wire::new(&config).expect("a legal configuration")
+        Wire::new(&config.reach()).expect("a legal configuration")
     }
 
     async fn ask(wire: &Wire, within: Duration) -> Result<Answer, CallError> {

@@ -15,6 +15,7 @@ mod elsewhere;
 mod ends;
 mod guard;
 mod history;
+mod keys;
 mod lanes;
 mod leases;
 mod ledger;
@@ -64,7 +65,7 @@ use super::chain::Line;
 use super::desk::{self, Desk};
 use super::{
     ApprovalFilter, AuditRow, Change, DueRevocation, EndWhich, Ended, Hint, LeaseFilter, LeaseRow, NewLease,
-    NodeRow, Over, Store, StoreError, StoredDocument, TaskClaim, TaskFilter,
+    NodeRow, Over, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, WithheldKey,
 };
 use crate::clock::Clock;
 
@@ -235,6 +236,14 @@ impl Store for PostgresStore {
 
     async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError> {
         approvals::list(&self.readers, &filter).await
+    }
+
+    async fn withhold_key(&self, key: WithheldKey, record: Record) -> Result<(), StoreError> {
+        self.desk.post(keys::Withhold { key, record }).await
+    }
+
+    async fn withheld_keys(&self) -> Result<Vec<WithheldKey>, StoreError> {
+        keys::list(&self.readers).await
     }
 
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The SQLite store: one writer that commits many requests at once, and readers beside it.
 //!
 //! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `nodes`, `approvals` and `assertions`.
+//! `leases`, `revocations`, `nodes`, `approvals`, `keys` and `assertions`.
 
 mod approvals;
 mod assertions;
@@ -13,6 +13,7 @@ mod documents;
 mod ends;
 mod files;
 mod history;
+mod keys;
 mod leases;
 mod listings;
 mod moves;
@@ -55,7 +56,7 @@ use self::transaction::Tx;
 use self::writer::{Desk, Writer};
 use super::{
     ApprovalFilter, AuditRow, Change, DueRevocation, EndWhich, Ended, LeaseFilter, LeaseRow, NewLease,
-    NodeRow, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, migrations, rows,
+    NodeRow, Store, StoreError, StoredDocument, TaskClaim, TaskFilter, WithheldKey, migrations, rows,
 };
 
 /// Keeps state in one SQLite database under a folder of its own.
@@ -145,6 +146,14 @@ impl Store for SqliteStore {
 
     async fn approvals(&self, filter: ApprovalFilter) -> Result<Vec<ApprovalRequest>, StoreError> {
         approvals::list(&self.readers, &filter).await
+    }
+
+    async fn withhold_key(&self, key: WithheldKey, record: Record) -> Result<(), StoreError> {
+        self.desk.post(keys::Withhold { key, record }).await
+    }
+
+    async fn withheld_keys(&self) -> Result<Vec<WithheldKey>, StoreError> {
+        keys::list(&self.readers).await
     }
 
     async fn open_task(&self, task: Task, decision: Record, request: RequestId) -> Result<(), StoreError> {
