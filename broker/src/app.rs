@@ -31,6 +31,7 @@ use crate::denials::Denials;
 use crate::limited::Limited;
 use crate::metrics::Metrics;
 use crate::operations::apply::reload;
+use crate::operations::elsewhere;
 use crate::operations::lapse::Lapses;
 use crate::operations::notice::Notices;
 use crate::operations::stream_anchor::StreamAnchors;
@@ -98,6 +99,9 @@ impl App {
         let app = Self { broker, store, servers: TaskTracker::new(), stop: CancellationToken::new() };
         reload(&app.broker).await.context("the stored documents")?;
         app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
+        if app.broker.store.is_shared() {
+            app.servers.spawn(elsewhere::run(Arc::clone(&app.broker), app.stop.clone()));
+        }
         // Before the identity: listing and taking away must be possible while SPIRE is down.
         app.serve_break_glass(&config).await?;
         app.serve_as(&config, &wait_for_identity(&config).await?, files).await?;

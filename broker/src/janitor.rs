@@ -1,19 +1,23 @@
 //! Ends what time ends: overdue tasks, silent nodes, lost streams, leases whose last moment is past, pending leases that
 //! a crash left behind, hashes of client assertions that ran out.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dayfly_domain::task::{AnchorKind, EndCause};
-use dayfly_domain::time::Ttl;
+use dayfly_domain::id::TaskId;
+use dayfly_domain::task::EndCause;
+use dayfly_domain::time::{Timestamp, Ttl};
 use tokio_util::sync::CancellationToken;
 
 use crate::operations::end_task::{end, end_by_signal};
 use crate::operations::{Broker, lapse};
-use crate::store::{EndWhich, StoreError, TaskFilter};
+use crate::store::{EndWhich, StoreError};
 
 /// How often the world is read anew.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How often brokers that share the state tell each other which streams stand.
+const TELL_STREAMS: Ttl = Ttl::seconds(2);
 /// Rows swept in one transaction.
 const CHUNK: u32 = 500;
 /// How long the hash of a client assertion is kept after the assertion ran out: longer than a request that brings it
@@ -25,7 +29,15 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
     if let Err(error) = expect_streams(&broker).await {
         tracing::error!(error = &error as &dyn std::error::Error, "open tasks could not be read");
     }
+    let mut streams_told = broker.clock.now();
     loop {
+        let now = broker.clock.now();
+        if broker.store.is_shared() && now >= streams_told + TELL_STREAMS {
+            streams_told = now;
+            if let Err(error) = expect_streams(&broker).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "streams could not be told");
+            }
+        }
         if let Err(error) = sweep(&broker).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed and is tried again");
         }
@@ -38,9 +50,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
 
 async fn sweep(broker: &Broker) -> Result<(), StoreError> {
     let now = broker.clock.now();
-    for task in broker.stream_anchors.lapsed(broker.limits.stream_grace.as_duration()) {
-        end_by_signal(broker, task, EndCause::AnchorGone, None).await;
-    }
+    end_without_stream(broker, now).await?;
     end(broker, EndWhich::Overdue, EndCause::Deadline, None).await?;
     lapse::sweep(broker).await?;
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
@@ -55,13 +65,26 @@ async fn sweep(broker: &Broker) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// After a restart the streams of direct callers must come again.
-async fn expect_streams(broker: &Broker) -> Result<(), StoreError> {
-    let filter = TaskFilter { limit: u32::MAX, ..TaskFilter::default() };
-    for (task, _) in broker.store.tasks(filter).await? {
-        if task.anchor.kind == AnchorKind::Stream {
-            broker.stream_anchors.expect(task.id);
-        }
+/// Ends tasks of direct callers that have no stream, at this broker or another.
+async fn end_without_stream(broker: &Broker, now: Timestamp) -> Result<(), StoreError> {
+    let grace = broker.limits.stream_grace;
+    let lapsed = broker.stream_anchors.lapsed(grace.as_duration());
+    if lapsed.is_empty() {
+        return Ok(());
+    }
+    for task in broker.store.streams_unseen_since(lapsed, now - grace).await? {
+        end_by_signal(broker, task, EndCause::AnchorGone, None).await;
     }
     Ok(())
+}
+
+/// Streams of direct callers must come again after a restart: to this broker, or to another that shares the state.
+async fn expect_streams(broker: &Broker) -> Result<(), StoreError> {
+    let open: HashSet<TaskId> = broker.store.stream_tasks().await?.into_iter().collect();
+    broker.stream_anchors.expect_only(&open);
+    let standing = broker.stream_anchors.standing();
+    if standing.is_empty() || !broker.store.is_shared() {
+        return Ok(());
+    }
+    broker.store.see_streams(standing, broker.clock.now()).await
 }

@@ -109,6 +109,11 @@ impl Worker {
     async fn revoke(&self, due: DueRevocation) {
         fault_point!("revoke.after_claim");
         let lease = due.lease;
+        if self.broker.clock.now() >= due.claimed_until {
+            // This process stood still meanwhile: the claim is over, and another broker may be at it.
+            tracing::warn!(lease_id = %lease.id, "a claimed revocation came too late and is left to its next claim");
+            return;
+        }
         let limit = self.broker.limits.revocation_claim.as_duration() / 2;
         let answer = tokio::time::timeout(limit, self.provider.revoke(&lease, self.broker.clock.now())).await;
         fault_point!("revoke.after_target");

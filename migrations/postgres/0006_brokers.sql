@@ -33,6 +33,8 @@ CREATE INDEX leases_claimed ON leases (claimed_by) WHERE claimed_by IS NOT NULL;
 -- When a broker last held a stream of it, where that is its anchor.
 ALTER TABLE tasks ADD COLUMN stream_seen_at BIGINT;
 
+CREATE INDEX tasks_on_streams ON tasks (id) WHERE state = 'open' AND anchor ->> 'kind' = 'stream';
+
 -- What the other brokers ended a moment ago.
 CREATE INDEX tasks_by_end ON tasks (ended_at) WHERE state = 'ended';
 CREATE INDEX leases_by_request ON leases (requested_at) WHERE state = 'revoking';

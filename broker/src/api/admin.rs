@@ -19,7 +19,7 @@ use crate::operations::admin::{Admin, Verb, admit, admit_break_glass};
 use crate::operations::apply::{self, Apply, Live};
 use crate::operations::revoke::{self, Target};
 use crate::operations::{OperationError, apply::Verb as Change};
-use crate::store::{LeaseFilter, StoredDocument, TaskFilter};
+use crate::store::{LeaseFilter, Store, StoreError, StoredDocument, TaskFilter};
 
 /// Longest a revocation waits for its targets.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -200,22 +200,8 @@ impl AdminService for Api {
         let (sender, receiver) = tokio::sync::mpsc::channel(64);
         let store = std::sync::Arc::clone(&self.broker.store);
         self.broker.tracker.spawn(async move {
-            let mut from = asked.from_seq.max(1);
-            loop {
-                let page = match store.audit(stream, from, AUDIT_PAGE).await {
-                    Ok(page) => page,
-                    Err(error) => {
-                        let _ = sender.send(Err(status::of(error.into(), id))).await;
-                        return;
-                    }
-                };
-                let Some(last) = page.last() else { return };
-                from = last.seq + 1;
-                for row in page {
-                    if sender.send(Ok(audit_row(row))).await.is_err() {
-                        return;
-                    }
-                }
+            if let Err(error) = send_chains(store.as_ref(), stream, asked.from_seq.max(1), &sender).await {
+                let _ = sender.send(Err(status::of(error.into(), id))).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -294,4 +280,27 @@ fn audit_row(row: crate::store::AuditRow) -> v1::ReadAuditResponse {
         at: Some(wire::time(row.at)),
         bytes: row.bytes,
     }
+}
+
+/// The chains of every broker that shares the state, one after another, each from a number on.
+async fn send_chains(
+    store: &dyn Store,
+    stream: AuditStream,
+    from_seq: u64,
+    sender: &tokio::sync::mpsc::Sender<Result<v1::ReadAuditResponse, Status>>,
+) -> Result<(), StoreError> {
+    for writer in store.writers().await? {
+        let mut from = from_seq;
+        loop {
+            let page = store.audit_of(&writer, stream, from, AUDIT_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            from = last.seq + 1;
+            for row in page {
+                if sender.send(Ok(audit_row(row))).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dayfly_client::Peer;
 use dayfly_domain::decision::Wish;
 use dayfly_domain::id::{RequestId, TaskId};
-use dayfly_domain::task::{EndCause, Task, TaskState};
+use dayfly_domain::task::{AnchorKind, EndCause, Task, TaskState};
 use dayfly_proto::v1;
 use dayfly_proto::v1::credential_service_server::CredentialService;
 use tokio_stream::Stream;
@@ -192,6 +192,10 @@ impl CredentialService for Api {
                     deadline: Some(wire::time(deadline)),
                 });
                 let _ = sender.send(Ok(v1::WatchTaskResponse { event: Some(event) })).await;
+                // The task may have been opened at another broker.
+                if own.anchor.kind == AnchorKind::Stream {
+                    watch.broker.stream_anchors.expect(task);
+                }
                 let anchored = watch.broker.stream_anchors.begin(task);
                 self.broker.tracker.spawn(async move {
                     watch.run(&sender, id).await;

@@ -184,6 +184,7 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
             let rules = rules.with_approvals(approvals);
             let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
             broker.rules.store(Arc::new(rules));
+            broker.store.rules_in_force();
             broker.notices.rules_changed(&digest, &scopes);
             Ok(())
         }

@@ -6,6 +6,7 @@ pub mod approval;
 pub mod authorize;
 pub mod claim_task;
 pub mod delegate_task;
+pub mod elsewhere;
 pub mod end_task;
 pub mod error;
 pub mod exchange;

@@ -35,11 +35,8 @@ pub(super) async fn find(broker: &Broker, id: &str) -> Result<Vec<AuditRow>, Ope
         next: "use the request id that a refusal names, or the id of a lease",
     };
     let made_at = id.parse::<RequestId>().map_err(unreadable)?.made_at();
-    let from = broker.store.audit_since(Stream::Decision, made_at - LATEST_RECORD).await?;
-    let rows = match from {
-        Some(from) => broker.store.audit_holding(Stream::Decision, from, RECORDS_SEARCHED, id).await?,
-        None => Vec::new(),
-    };
+    let since = made_at - LATEST_RECORD;
+    let rows = broker.store.find_records(Stream::Decision, since, RECORDS_SEARCHED, id).await?;
     let names = |row: &AuditRow| {
         let record: Option<serde_json::Value> = serde_json::from_slice(&row.bytes).ok();
         record.is_some_and(|record| record["request_id"] == id || record["lease_id"] == id)

@@ -1,6 +1,6 @@
 //! Anchors of direct callers: their WatchTask stream. When it is gone for longer than a grace, the task is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -42,6 +42,18 @@ impl StreamAnchors {
             standing.streams = standing.streams.saturating_sub(1);
             standing.none_since = Instant::now();
         }
+    }
+
+    /// Tasks with a stream here.
+    pub fn standing(&self) -> Vec<TaskId> {
+        let tasks = self.lock();
+        tasks.iter().filter(|(_, standing)| standing.streams > 0).map(|(task, _)| *task).collect()
+    }
+
+    /// Expects streams of these tasks, and no longer of others that have none here.
+    pub fn expect_only(&self, open: &HashSet<TaskId>) {
+        self.lock().retain(|task, standing| standing.streams > 0 || open.contains(task));
+        open.iter().for_each(|task| self.expect(*task));
     }
 
     /// The task is over, by whatever signal.

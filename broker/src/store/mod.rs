@@ -26,7 +26,7 @@ use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeC
 use dayfly_domain::node::{NodeHeard, NodeState};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::stage::Stage;
-use dayfly_domain::task::{Anchor, EndCause, Task};
+use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use thiserror::Error;
 
@@ -618,6 +618,40 @@ pub trait Store: Send + Sync {
         Ok(tasks)
     }
 
+    /// Open tasks that live as long as a stream.
+    async fn stream_tasks(&self) -> Result<Vec<TaskId>, StoreError> {
+        let filter = TaskFilter { limit: u32::MAX, ..TaskFilter::default() };
+        let tasks = self.tasks(filter).await?;
+        Ok(tasks.into_iter().map(|(task, _)| task).filter(on_stream).map(|task| task.id).collect())
+    }
+
+    /// Records of one stream that hold this text, of every broker that shares the state: of each, those of `within` records
+    /// from the moment on.
+    async fn find_records(
+        &self,
+        stream: Stream,
+        moment: Timestamp,
+        within: u64,
+        text: &str,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        match self.audit_since(stream, moment).await? {
+            Some(from) => self.audit_holding(stream, from, within, text).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The brokers whose chains this store holds.
+    async fn writers(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Records of one chain of a broker from a number on, in order.
+    async fn audit_of(
+        &self,
+        writer: &str,
+        stream: Stream,
+        from_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError>;
+
     /// Whether other brokers may work on the same state.
     fn is_shared(&self) -> bool {
         false
@@ -628,4 +662,8 @@ pub trait Store: Send + Sync {
 
     /// Returns once nothing can be changed any more: the broker should stop.
     async fn stopped(&self);
+}
+
+fn on_stream(task: &Task) -> bool {
+    task.anchor.kind == AnchorKind::Stream
 }

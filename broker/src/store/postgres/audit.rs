@@ -61,6 +61,13 @@ pub(super) async fn read(
     rows.iter().map(|row| row_of(row, writer, stream).map_err(failed("read audit records"))).collect()
 }
 
+/// Every broker that ever wrote here.
+pub(super) async fn writers(readers: &PgPool) -> Result<Vec<String>, StoreError> {
+    const WRITERS: &str = "SELECT writer FROM brokers ORDER BY writer";
+    let rows = sqlx::query(WRITERS).fetch_all(readers).await.map_err(failed("list the brokers"))?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed("list the brokers"))).collect()
+}
+
 pub(super) fn row_of(row: &PgRow, writer: &str, stream: Stream) -> Result<AuditRow, sqlx::Error> {
     Ok(AuditRow {
         writer: writer.to_owned(),

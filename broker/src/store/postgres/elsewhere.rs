@@ -4,7 +4,7 @@ use dayfly_domain::id::TaskId;
 use dayfly_domain::task::{EndCause, TaskState};
 use dayfly_domain::time::Timestamp;
 use sqlx::Row;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgPool, PgRow};
 
 use super::transaction::{Tx, texts};
 use super::verb::Verb;
@@ -62,6 +62,12 @@ impl Verb for SeeStreams {
     }
 }
 
+/// Open tasks that live as long as a stream.
+pub(super) async fn stream_tasks(readers: &PgPool) -> Result<Vec<TaskId>, StoreError> {
+    const STREAMS: &str = "SELECT id FROM tasks WHERE state = 'open' AND anchor ->> 'kind' = 'stream'";
+    ids(sqlx::query(STREAMS).fetch_all(readers).await.map_err(failed("list streams"))?)
+}
+
 /// Those of the tasks whose stream no broker saw since a moment.
 pub(super) async fn unseen_since(
     readers: &PgPool,
@@ -71,13 +77,14 @@ pub(super) async fn unseen_since(
     const UNSEEN: &str = "
         SELECT id FROM tasks
         WHERE id = ANY($1) AND state = 'open' AND COALESCE(stream_seen_at, 0) < $2";
-    const WHAT: &str = "look for streams";
     let unseen = sqlx::query(UNSEEN).bind(texts(tasks)).bind(moment.unix_millis());
-    let rows = unseen.fetch_all(readers).await.map_err(failed(WHAT))?;
-    rows.iter()
-        .map(|row| {
-            let id: String = row.try_get(0).map_err(failed(WHAT))?;
-            id.parse().map_err(|error| corrupt("tasks.id", error))
-        })
-        .collect()
+    ids(unseen.fetch_all(readers).await.map_err(failed("look for streams"))?)
+}
+
+fn ids(rows: Vec<PgRow>) -> Result<Vec<TaskId>, StoreError> {
+    let id = |row: &PgRow| {
+        let id: String = row.try_get(0).map_err(failed("read a task's id"))?;
+        id.parse().map_err(|error| corrupt("tasks.id", error))
+    };
+    rows.iter().map(id).collect()
 }

@@ -455,6 +455,40 @@ impl Store for PostgresStore {
         elsewhere::unseen_since(&self.readers, &tasks, moment).await
     }
 
+    async fn stream_tasks(&self) -> Result<Vec<TaskId>, StoreError> {
+        elsewhere::stream_tasks(&self.readers).await
+    }
+
+    async fn find_records(
+        &self,
+        stream: Stream,
+        moment: Timestamp,
+        within: u64,
+        text: &str,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let mut found = Vec::new();
+        for writer in self.writers().await? {
+            if let Some(from) = history::since(&self.readers, &writer, stream, moment).await? {
+                found.extend(history::holding(&self.readers, &writer, stream, from, within, text).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn writers(&self) -> Result<Vec<String>, StoreError> {
+        audit::writers(&self.readers).await
+    }
+
+    async fn audit_of(
+        &self,
+        writer: &str,
+        stream: Stream,
+        from_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        audit::read(&self.readers, writer, stream, from_seq, limit).await
+    }
+
     fn is_shared(&self) -> bool {
         true
     }

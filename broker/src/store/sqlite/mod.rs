@@ -335,6 +335,20 @@ impl Store for SqliteStore {
         history::holding(&self.readers, &self.writer_id, stream, from_seq, within, text).await
     }
 
+    async fn writers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(vec![self.writer_id.clone()])
+    }
+
+    async fn audit_of(
+        &self,
+        writer: &str,
+        stream: Stream,
+        from_seq: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        audit::read(&self.readers, writer, stream, from_seq, limit).await
+    }
+
     async fn close(&self) {
         self.closing.cancel();
         if let Some(writing) = self.writing.lock().await.take() {
