@@ -24,6 +24,8 @@ pub enum Answers {
     LostFor(String),
     /// Connections are closed, and new ones as soon as they are made.
     Refused,
+    /// Nothing passes in either direction, as when a cable is pulled. What was said meanwhile passes afterwards.
+    Cut,
 }
 
 /// A proxy on a loopback port before one address.
@@ -31,6 +33,7 @@ pub enum Answers {
 pub struct TcpProxy {
     address: SocketAddr,
     answers: watch::Sender<Answers>,
+    peer: watch::Sender<SocketAddr>,
     counts: Arc<Counts>,
     _server: AbortOnDropHandle<()>,
 }
@@ -51,8 +54,9 @@ impl TcpProxy {
         let address = listener.local_addr()?;
         let (answers, _) = watch::channel(Answers::Pass);
         let counts = Arc::<Counts>::default();
-        let server = tokio::spawn(accept(listener, peer, answers.clone(), counts.clone()));
-        Ok(Self { address, answers, counts, _server: AbortOnDropHandle::new(server) })
+        let (peer, peers) = watch::channel(peer);
+        let server = tokio::spawn(accept(listener, peers, answers.clone(), counts.clone()));
+        Ok(Self { address, answers, peer, counts, _server: AbortOnDropHandle::new(server) })
     }
 
     /// Where clients connect.
@@ -72,6 +76,11 @@ impl TcpProxy {
         self.answers.send_replace(answers);
     }
 
+    /// Leads new connections elsewhere, and closes those that stand.
+    pub fn lead_to(&self, peer: SocketAddr) {
+        self.peer.send_replace(peer);
+    }
+
     /// How many connections were made up to now.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -87,7 +96,7 @@ impl TcpProxy {
 
 async fn accept(
     listener: TcpListener,
-    peer: SocketAddr,
+    peer: watch::Receiver<SocketAddr>,
     answers: watch::Sender<Answers>,
     counts: Arc<Counts>,
 ) {
@@ -95,14 +104,20 @@ async fn accept(
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         counts.connections.fetch_add(1, Ordering::SeqCst);
-        let (answers, counts) = (answers.subscribe(), counts.clone());
+        let (peer, answers, counts) = (peer.clone(), answers.subscribe(), counts.clone());
         connections.spawn(carry(client, peer, answers, counts));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn carry(client: TcpStream, peer: SocketAddr, answers: watch::Receiver<Answers>, counts: Arc<Counts>) {
+async fn carry(
+    client: TcpStream,
+    mut peers: watch::Receiver<SocketAddr>,
+    answers: watch::Receiver<Answers>,
+    counts: Arc<Counts>,
+) {
     let mut refused = answers.clone();
+    let peer = *peers.borrow_and_update();
     if *refused.borrow() == Answers::Refused {
         return;
     }
@@ -114,13 +129,14 @@ async fn carry(client: TcpStream, peer: SocketAddr, answers: watch::Receiver<Ans
         () = requests(from_client, to_peer, answers.clone(), marked) => {}
         () = deliver(from_peer, to_client, answers, mark, &counts) => {}
         _ = refused.wait_for(|answers| *answers == Answers::Refused) => {}
+        _ = peers.changed() => {}
     }
 }
 
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    answers: watch::Receiver<Answers>,
+    mut answers: watch::Receiver<Answers>,
     mark: watch::Sender<bool>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -129,6 +145,9 @@ async fn requests(
             && contains(&buffer[..read], text.as_bytes())
         {
             mark.send_replace(true);
+        }
+        if uncut(&mut answers).await.is_none() {
+            return;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
@@ -142,7 +161,7 @@ async fn requests(
 async fn deliver(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    answers: watch::Receiver<Answers>,
+    mut answers: watch::Receiver<Answers>,
     mark: watch::Receiver<bool>,
     counts: &Counts,
 ) {
@@ -152,9 +171,9 @@ async fn deliver(
             counts.lost.fetch_add(1, Ordering::SeqCst);
             return;
         }
-        let now = answers.borrow().clone();
+        let Some(now) = uncut(&mut answers).await else { return };
         match now {
-            Answers::Pass | Answers::LostFor(_) => {}
+            Answers::Pass | Answers::LostFor(_) | Answers::Cut => {}
             Answers::Delayed(by) => tokio::time::sleep(by).await,
             Answers::Swallowed => {
                 counts.lost.fetch_add(1, Ordering::SeqCst);
@@ -167,6 +186,12 @@ async fn deliver(
         }
     }
     let _gone = to.shutdown().await;
+}
+
+/// Waits while nothing passes, and tells what happens then; none when the proxy is gone.
+async fn uncut(answers: &mut watch::Receiver<Answers>) -> Option<Answers> {
+    let now = answers.wait_for(|answers| *answers != Answers::Cut).await.ok()?;
+    Some(now.clone())
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +62,12 @@ pub struct WorldOptions {
     pub agent_env: Vec<(String, String)>,
     /// An exact folder for the broker's state, such as a small tmpfs; one in the scratch folder if absent.
     pub state: Option<PathBuf>,
+    /// Lines of `[state]` in the broker's configuration, where its state is in no folder.
+    pub state_lines: Option<String>,
+    /// Where the broker listens for gRPC; a free port if absent.
+    pub grpc: Option<SocketAddr>,
+    /// The broker's address as the agent has it, if something stands between.
+    pub agents_broker: Option<String>,
 }
 
 /// All of it, running.
@@ -117,8 +124,9 @@ impl World {
             Some(proxy) => Some(proxy.url()),
             None => vault.as_ref().map(Vault::url),
         };
-        let (grpc, public, introspection) = (free_port(), free_port(), free_port());
-        let broker_address = format!("127.0.0.1:{grpc}");
+        let (public, introspection) = (free_port(), free_port());
+        let broker_address =
+            options.grpc.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], free_port()))).to_string();
         let issuer = format!("http://127.0.0.1:{public}/dayfly");
         let introspection = format!("127.0.0.1:{introspection}");
         write_broker_config(
@@ -133,7 +141,8 @@ impl World {
             },
         )?;
         own_folders(&scratch, broker_uid, &options)?;
-        write_agent_config(&scratch, &spire, &broker_address, &options)?;
+        let agents_broker = options.agents_broker.as_deref().unwrap_or(&broker_address);
+        write_agent_config(&scratch, &spire, agents_broker, &options)?;
         let broker = start_broker(&scratch, broker_uid, &options)?;
         let attest = start_attest(&scratch, attest_uid)?;
         let agent = start_agent(&scratch, &options)?;
@@ -187,6 +196,20 @@ impl World {
         self.admin.clone().context("set one line up")
     }
 
+    /// The admin speaks to the broker at this address from now on.
+    pub fn speak_to(&mut self, address: String) {
+        self.broker_address = address;
+        self.admin = None;
+    }
+
+    /// A broker with another configuration than the first, as the same user.
+    ///
+    /// # Errors
+    /// When the binary is not there.
+    pub fn broker_program(&self, config: &str) -> anyhow::Result<Program> {
+        broker_program(&self.scratch, self.broker_uid, config)
+    }
+
     /// Applies documents; faults are an error.
     ///
     /// # Errors
@@ -228,13 +251,14 @@ impl World {
         for stream in Stream::ALL {
             let request = v1::ReadAuditRequest { stream: stream.as_str().to_owned(), from_seq: 1 };
             let mut records = admin.admin().read_audit(request).await.map_err(CallError::from)?.into_inner();
-            let mut chain = Verifier::default();
+            let mut chains = BTreeMap::<String, Verifier>::new();
             while let Some(record) = records.message().await.map_err(CallError::from)? {
+                let chain = chains.entry(record.writer.clone()).or_default();
                 chain
                     .take(record.seq, &record.prev_hash, &record.hash, &record.bytes)
-                    .with_context(|| format!("stream {}", stream.as_str()))?;
+                    .with_context(|| format!("stream {} of {}", stream.as_str(), record.writer))?;
             }
-            lengths.insert(stream.as_str(), chain.seq);
+            lengths.insert(stream.as_str(), chains.values().map(|chain| chain.seq).sum());
         }
         Ok(lengths)
     }
@@ -515,7 +539,8 @@ fn write_broker_config(
     addresses: &Addresses<'_>,
 ) -> anyhow::Result<()> {
     scratch.folder("broker", 0o777)?;
-    let state = options.state.clone().unwrap_or_else(|| scratch.join("broker/state"));
+    let folder = options.state.clone().unwrap_or_else(|| scratch.join("broker/state"));
+    let state = options.state_lines.clone().unwrap_or_else(|| format!("dir = \"{}\"", folder.display()));
     let mut text = format!(
         r#"
 [identity]
@@ -524,7 +549,7 @@ workload_api = "{workload_api}"
 grpc = "{grpc}"
 break_glass = "{glass}"
 [state]
-dir = "{state}"
+{state}
 [keys]
 dir = "{keys}"
 [[trust_domain]]
@@ -545,7 +570,6 @@ listen = "{introspection}"
         workload_api = spire.endpoint(),
         grpc = addresses.grpc,
         glass = scratch.join("broker/glass.sock").display(),
-        state = state.display(),
         keys = scratch.join("broker/keys").display(),
         admin = spire.id(ADMIN),
         cli = spire.id(CLI_ADMIN),
@@ -606,11 +630,13 @@ format = "plain"
     Ok(())
 }
 
+fn broker_program(scratch: &Scratch, uid: Uid, config: &str) -> anyhow::Result<Program> {
+    let program = uid.program(parts::binary("dayfly-broker")?);
+    Ok(program.args(["run", "--config"]).arg(scratch.join(config)))
+}
+
 fn start_broker(scratch: &Scratch, uid: Uid, options: &WorldOptions) -> anyhow::Result<Running> {
-    let mut program = uid
-        .program(parts::binary("dayfly-broker")?)
-        .args(["run", "--config"])
-        .arg(scratch.join("broker/broker.toml"));
+    let mut program = broker_program(scratch, uid, "broker/broker.toml")?;
     for (name, value) in &options.broker_env {
         program = program.env(name, value);
     }

@@ -18,4 +18,5 @@ mod migrations;
 mod outages;
 mod peers;
 mod tasks;
+mod two_brokers;
 mod vault;
