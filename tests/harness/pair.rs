@@ -69,7 +69,7 @@ impl Pair {
         let before_database = [TcpProxy::before(server).await?, TcpProxy::before(server).await?];
         let addresses = [local(free_port()), local(free_port())];
         let front = TcpProxy::before(addresses[0]).await?;
-        options.grpc = Some(addresses[0]);
+        options.grpc = Some(addresses[0].port());
         options.agents_broker = Some(front.address().to_string());
         options.state_lines = Some(state(Which::First, before_database[0].address()));
         let world = World::start(options).await?;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,8 +63,8 @@ pub struct WorldOptions {
     pub state: Option<PathBuf>,
     /// Lines of `[state]` in the broker's configuration, where its state is in no folder.
     pub state_lines: Option<String>,
-    /// Where the broker listens for gRPC; a free port if absent.
-    pub grpc: Option<SocketAddr>,
+    /// The port on which the broker listens for gRPC; a free one if absent.
+    pub grpc: Option<u16>,
     /// The broker's address as the agent has it, if something stands between.
     pub agents_broker: Option<String>,
 }
@@ -125,8 +124,8 @@ impl World {
             None => vault.as_ref().map(Vault::url),
         };
         let (public, introspection) = (free_port(), free_port());
-        let broker_address =
-            options.grpc.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], free_port()))).to_string();
+        let grpc = options.grpc.unwrap_or_else(free_port);
+        let broker_address = format!("127.0.0.1:{grpc}");
         let issuer = format!("http://127.0.0.1:{public}/dayfly");
         let introspection = format!("127.0.0.1:{introspection}");
         write_broker_config(

@@ -128,7 +128,8 @@ async fn whichever_broker_is_killed_the_other_takes_back_what_it_was_at() {
 #[tokio::test]
 async fn a_broker_that_stood_still_takes_nothing_back_late_and_decides_by_the_rules_that_stand() {
     let (mut pair, uid) = start().await;
-    let (mut ends, mut stays) = (hold(&pair.world, uid).await, hold(&pair.world, uid).await);
+    let index = pair.world.workload("/retrieval/index").await.unwrap();
+    let (mut ends, mut stays) = (hold(&pair.world, uid).await, hold(&pair.world, index).await);
     let (ending, staying) = (lease_of(&mut pair, &ends).await, lease_of(&mut pair, &stays).await);
 
     // The first has claimed the revocation and waits for Vault when it is stopped.
@@ -149,9 +150,9 @@ async fn a_broker_that_stood_still_takes_nothing_back_late_and_decides_by_the_ru
     });
     fenced.await.unwrap();
     println!("the token was gone and the first fenced {:.1?} after it was stopped", stopped.elapsed());
-    // Nobody is bound to it any more.
+    // The ranker is not bound to it any more.
     let narrowed =
-        vault_documents().unwrap().replace("example.org/retrieval/**", "example.org/retrieval/other");
+        vault_documents().unwrap().replace("example.org/retrieval/**", "example.org/retrieval/index");
     pair.world.apply(&narrowed).await.unwrap();
     let rest = Duration::from_secs(20).saturating_sub(stopped.elapsed());
     tokio::time::sleep(rest).await;

@@ -210,16 +210,18 @@ impl Verb for Postpone {
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
-        // Its end may have been recorded in between; then there is nothing to postpone.
+        // Its end may have been recorded in between, or another broker took it over; then there is nothing to postpone.
         const POSTPONE: &str = "
             UPDATE leases
             SET next_attempt_at = $1, claimed_until = NULL, claimed_by = NULL, attempts = attempts + 1, last_error = $2
             WHERE id = $3
-              AND state = 'revoking'";
+              AND state = 'revoking'
+              AND COALESCE(claimed_by, $4) = $4";
         let postpone = sqlx::query(POSTPONE)
             .bind(self.next_at.unix_millis())
             .bind(self.error.replace('\0', "\u{fffd}"))
-            .bind(self.lease.to_string());
+            .bind(self.lease.to_string())
+            .bind(tx.member.writer.clone());
         tx.write("postpone a revocation", postpone).await.map(|_| ())
     }
 }
