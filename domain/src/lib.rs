@@ -13,6 +13,7 @@
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
 //! | [`review`] | what was used of bindings, and what would have sufficed |
+//! | [`simulation`] | what a change of the rules does to requests that were made |
 //! | [`lint`] | what is legal and still a mistake |
 //! | [`key`] | the life of a signing key |
 //! | [`schedule`] | when to renew, when to try again |
@@ -45,6 +46,7 @@ pub mod rules;
 pub mod schedule;
 pub mod scope;
 pub mod secret;
+pub mod simulation;
 pub mod spiffe;
 pub mod stage;
 pub mod task;
