@@ -18,6 +18,7 @@ use dayfly_proto::v1::key_service_server::KeyServiceServer;
 use dayfly_proto::v1::node_service_server::NodeServiceServer;
 use dayfly_proto::v1::question_service_server::QuestionServiceServer;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,6 +86,7 @@ impl App {
             root_admins: config.admins.root.clone(),
             approvals_from_one_host: config.admins.approvals_from_one_host,
             reloading: tokio::sync::Mutex::default(),
+            simulating: Arc::new(Semaphore::new(1)),
             wake: Wake::default(),
             notices: Notices::default(),
             stream_anchors: StreamAnchors::default(),
@@ -368,9 +370,9 @@ fn admin_server(api: Api) -> AdminServiceServer<Api> {
 }
 
 fn question_server(api: Api) -> QuestionServiceServer<Api> {
-    let most = api.broker.limits.message_bytes;
     QuestionServiceServer::new(api)
-        .max_decoding_message_size(most)
+        // A proposal to simulate may be as large as one to apply.
+        .max_decoding_message_size(MAX_ADMIN_REQUEST)
         .max_encoding_message_size(MAX_ADMIN_ANSWER)
 }
 

@@ -81,6 +81,23 @@ pub enum CallerError {
     },
 }
 
+impl CallerError {
+    /// The stable code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            CallerError::PeerExpired { .. } => "PEER_EXPIRED",
+            CallerError::NotANode { .. } => "NOT_A_NODE",
+            CallerError::NoSubjectToken { .. } => "SUBJECT_TOKEN_MISSING",
+            CallerError::SubjectToken { source: JwtError::NoKeys { .. } } => "NO_BUNDLES",
+            CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => "SUBJECT_TOKEN_INVALID",
+            CallerError::SubjectTokenStale { .. } => "SUBJECT_TOKEN_STALE",
+            CallerError::NotItsWorkload { .. } => "NODE_MAY_NOT_SPEAK_FOR",
+            CallerError::NoStage { .. } => "IDENTITY_UNKNOWN",
+            CallerError::StageThroughAgent { .. } => "STAGE_THROUGH_AGENT",
+        }
+    }
+}
+
 /// Verifies JWT-SVIDs offline.
 #[async_trait]
 pub trait VerifyJwt: Send + Sync {
@@ -156,17 +173,28 @@ impl Callers {
             return Err(CallerError::SubjectTokenStale { limit: self.subject_token_age });
         }
         let workload = spiffe_id(&verified.spiffe_id);
-        let stage =
-            rules.stage_of(&workload).ok_or_else(|| CallerError::NoStage { spiffe_id: workload.clone() })?;
-        if !stage.holds_target_scopes() {
-            return Err(CallerError::StageThroughAgent { spiffe_id: workload, stage });
-        }
-        if !rules.node(&node).is_some_and(|rule| rule.speaks_for(&workload)) {
-            return Err(CallerError::NotItsWorkload { node, workload });
-        }
+        let stage = admit_through(rules, &node, &workload)?;
         let proof_expires_at = at(verified.expires_at);
         Ok(Caller { spiffe_id: workload, stage, via: Via::Agent { node }, proof_expires_at })
     }
+}
+
+/// What the workload does, if the rules let this agent speak for it.
+pub(crate) fn admit_through(
+    rules: &Rules,
+    node: &SpiffeId,
+    workload: &SpiffeId,
+) -> Result<Stage, CallerError> {
+    let Some(rule) = rules.node(node) else { return Err(CallerError::NotANode { peer: node.clone() }) };
+    let unknown = || CallerError::NoStage { spiffe_id: workload.clone() };
+    let stage = rules.stage_of(workload).ok_or_else(unknown)?;
+    if !stage.holds_target_scopes() {
+        return Err(CallerError::StageThroughAgent { spiffe_id: workload.clone(), stage });
+    }
+    if !rule.speaks_for(workload) {
+        return Err(CallerError::NotItsWorkload { node: node.clone(), workload: workload.clone() });
+    }
+    Ok(stage)
 }
 
 /// The peer's certificate still holds. Asked on every call, since a connection outlives its handshake.

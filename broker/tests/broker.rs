@@ -35,3 +35,5 @@ mod policies;
 mod questions;
 #[path = "broker/review.rs"]
 mod review;
+#[path = "broker/simulate.rs"]
+mod simulate;

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use dayfly_client::v1;
 
 use self::applied::Applied;
+pub use self::applied::{Change, Fault};
 use crate::ceiling::key_value;
 use crate::connect::{Admin, ConnectArgs, answer};
 use crate::exit::Exit;

@@ -24,6 +24,7 @@ use crate::reach::ReachArgs;
 use crate::review::ReviewArgs;
 use crate::revoke::RevokeArgs;
 use crate::run::RunArgs;
+use crate::simulate::SimulateArgs;
 use crate::tasks::TaskCommand;
 use crate::who_can::WhoCanArgs;
 
@@ -152,6 +153,8 @@ pub enum AdminCommand {
     WhoCan(WhoCanArgs),
     /// Say what was used of bindings, and propose narrower ones
     Review(ReviewArgs),
+    /// Say which recorded requests documents would newly deny or allow
+    Simulate(SimulateArgs),
     /// Say which identity the Workload API gives this process
     Whoami,
 }

@@ -17,7 +17,7 @@ use tonic::{Response, Status};
 
 use crate::failure::Failure;
 
-/// Room for one apply of the largest size and what stands around it.
+/// Room for documents of the largest size, to apply or to simulate, and what stands around them.
 const MAX_REQUEST_BYTES: usize = document::MAX_INPUT + 64 * 1024;
 
 /// How admin verbs reach the broker.
@@ -159,10 +159,11 @@ impl Admin {
 
     /// A client for one question.
     pub fn questions(&self) -> QuestionServiceClient<Channel> {
-        match self {
+        let client = match self {
             Admin::Broker(broker) => broker.questions(),
             Admin::BreakGlass(broker) => broker.questions(),
-        }
+        };
+        client.max_encoding_message_size(MAX_REQUEST_BYTES)
     }
 }
 

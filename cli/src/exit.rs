@@ -17,6 +17,8 @@ pub enum Exit {
     StillRevoking,
     /// An audit chain does not hold.
     ChainBroken,
+    /// Requests that are allowed would be denied.
+    NewlyDenied,
     /// `run`: the program cannot be executed.
     NotExecutable,
     /// `run`: there is no such program.
@@ -25,13 +27,14 @@ pub enum Exit {
 
 impl Exit {
     /// Every outcome, in the order of the numbers.
-    pub const ALL: [Exit; 8] = [
+    pub const ALL: [Exit; 9] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
         Exit::RunsOut,
         Exit::StillRevoking,
         Exit::ChainBroken,
+        Exit::NewlyDenied,
         Exit::NotExecutable,
         Exit::NotFound,
     ];
@@ -45,6 +48,7 @@ impl Exit {
             Exit::RunsOut => 3,
             Exit::StillRevoking => 4,
             Exit::ChainBroken => 5,
+            Exit::NewlyDenied => 6,
             Exit::NotExecutable => 126,
             Exit::NotFound => 127,
         }
@@ -63,6 +67,7 @@ impl Exit {
                 "revoke: some leases are still being taken back; the broker goes on trying"
             }
             Exit::ChainBroken => "audit verify: a chain does not hold, or does not extend an earlier head",
+            Exit::NewlyDenied => "simulate: recorded requests that are allowed would be denied",
             Exit::NotExecutable => "run: the program cannot be executed; the task was ended",
             Exit::NotFound => "run: the program was not found; the task was ended",
         }

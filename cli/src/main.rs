@@ -27,6 +27,7 @@ mod reach;
 mod review;
 mod revoke;
 mod run;
+mod simulate;
 mod sources;
 mod tasks;
 mod who_can;
@@ -111,6 +112,7 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Reach(args) => reach::reach(args, connect, format).await?,
         AdminCommand::WhoCan(args) => who_can::who_can(args, connect, format).await?,
         AdminCommand::Review(args) => review::review(args, connect, format).await?,
+        AdminCommand::Simulate(args) => return simulate::simulate(args, connect, format).await,
         AdminCommand::Whoami => whoami::whoami(connect, format).await?,
     }
     Ok(Exit::Done)

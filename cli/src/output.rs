@@ -2,7 +2,7 @@
 //!
 //! A reader that went away (`dayfly … | head`) is no error: the rest is dropped and the exit code stays what it was.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
@@ -78,6 +78,20 @@ pub fn json_line(value: &impl Serialize) -> io::Result<bool> {
 pub fn note(text: &str) {
     // Nobody is left to be told that nobody can be told.
     let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// Says how far something has come, in place of what was said before; an empty text wipes it away. Only for a terminal:
+/// ask [`shows_progress`].
+pub fn progress(text: &str) {
+    let mut stderr = anstream::stderr().lock();
+    // ECMA-48 §8.3.41: erase to the end of the line. What cannot be shown is not missed.
+    let _ = write!(stderr, "\r{}\u{1b}[K", printable(text));
+    let _ = stderr.flush();
+}
+
+/// Whether somebody sees progress: people who read the output on a terminal.
+pub fn shows_progress(format: Format) -> bool {
+    format == Format::Table && io::stderr().is_terminal()
 }
 
 /// Asks something on the terminal without ending the line.

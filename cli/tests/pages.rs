@@ -56,6 +56,7 @@ pages! {
     the_page_on_review_is_true: "questions/review.md",
     the_page_on_lint_is_true: "questions/lint.md",
     the_page_on_requests_is_true: "questions/request.md",
+    the_page_on_simulate_is_true: "questions/simulate.md",
 }
 
 fn docs() -> PathBuf {

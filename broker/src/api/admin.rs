@@ -54,14 +54,10 @@ impl AdminService for Api {
             v1::LivePolicy::Revoke => Live::Revoke,
             v1::LivePolicy::Drain | v1::LivePolicy::Unspecified => Live::Drain,
         };
-        if asked.prune && asked.selector.is_empty() {
-            let next = "say which labels the pruned documents have";
-            return Err(status::invalid("SELECTOR_MISSING", "prune needs a selector", next, id));
-        }
         let wish = Apply {
             expected_revision: (asked.expected_revision != 0).then_some(asked.expected_revision),
             dry_run: asked.dry_run,
-            prune: asked.prune.then(|| asked.selector.into_iter().collect()),
+            prune: wire::prune(asked.prune, asked.selector, id)?,
             live,
             yaml: asked.yaml,
         };
@@ -250,7 +246,7 @@ fn document(row: &StoredDocument) -> v1::Document {
     }
 }
 
-fn change(change: apply::DocumentChange) -> v1::DocumentChange {
+pub(super) fn change(change: apply::DocumentChange) -> v1::DocumentChange {
     let verb = match change.verb {
         Change::Create => v1::document_change::Verb::Create,
         Change::Update => v1::document_change::Verb::Update,
@@ -265,7 +261,7 @@ fn change(change: apply::DocumentChange) -> v1::DocumentChange {
     }
 }
 
-fn fault(fault: dayfly_domain::document::Fault) -> v1::DocumentFault {
+pub(super) fn fault(fault: dayfly_domain::document::Fault) -> v1::DocumentFault {
     let dayfly_domain::document::Fault { document, subject, path, problem } = fault;
     v1::DocumentFault { document, subject, path, problem }
 }

@@ -2,7 +2,6 @@
 
 use dayfly_domain::approval::{ApprovalRequest, Host};
 use dayfly_domain::id::{ApprovalId, RequestId};
-use dayfly_domain::time::Timestamp;
 use dayfly_proto::v1;
 use dayfly_proto::v1::approval_service_server::ApprovalService;
 use dayfly_proto::v1::decide_approval_request::Verdict;
@@ -156,11 +155,7 @@ fn end(wire: Option<v1::request_approval_request::End>, request: RequestId) -> R
         status::invalid("APPROVAL_END_INVALID", "the approval's end is missing or malformed", next, request)
     };
     match wire.ok_or_else(missing)? {
-        Wire::Until(at) => {
-            let ms =
-                at.seconds.checked_mul(1000).and_then(|ms| ms.checked_add(i64::from(at.nanos) / 1_000_000));
-            ms.map(Timestamp::from_unix_millis).map(End::At).ok_or_else(missing)
-        }
+        Wire::Until(at) => wire::moment(&at).map(End::At).ok_or_else(missing),
         Wire::Duration(span) => wire::span(Some(span), request)?.map(End::After).ok_or_else(missing),
     }
 }

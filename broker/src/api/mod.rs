@@ -10,6 +10,7 @@ pub mod node;
 pub mod question;
 mod review;
 mod silence;
+mod simulation;
 pub mod status;
 pub mod wire;
 

@@ -1,6 +1,8 @@
 //! `QuestionService`, over mTLS and on the break-glass socket.
 
 use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use dayfly_domain::binding::ViaRule;
 use dayfly_domain::id::RequestId;
@@ -9,14 +11,15 @@ use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::who_can::LONGEST_TEXT;
 use dayfly_proto::v1;
 use dayfly_proto::v1::question_service_server::QuestionService;
+use tokio_stream::Stream;
 use tonic::{Request as Rpc, Response, Status};
 
-use super::{Api, answers, review, status, wire};
+use super::{Api, answers, review, simulation, status, wire};
 use crate::operations;
 use crate::operations::admin::Verb;
 use crate::operations::explain::{self, Stand, Supposed};
 use crate::operations::reach::{self, Subject};
-use crate::operations::who_can;
+use crate::operations::{simulate, who_can};
 
 /// Most tasks above a supposed asker.
 const MOST_ABOVE: usize = 16;
@@ -80,6 +83,24 @@ impl QuestionService for Api {
         let answer = operations::review::review(&self.broker, wanted, back).await;
         Ok(Response::new(review::reviewed(&answer.map_err(|error| status::of(error, id))?)))
     }
+
+    type SimulateStream = Pin<Box<dyn Stream<Item = Result<v1::SimulateResponse, Status>> + Send>>;
+
+    async fn simulate(&self, rpc: Rpc<v1::SimulateRequest>) -> Answer<Self::SimulateStream> {
+        let (id, admin) = self.admin(&rpc, Verb::Read).await?;
+        let asked = simulation::asked(rpc.into_inner(), self.broker.clock.now(), id)?;
+        let turn = simulate::take_turn(&self.broker).map_err(|error| status::of(error, id))?;
+        let since = asked.since;
+        let (tell, events) = tokio::sync::mpsc::channel(16);
+        let broker = Arc::clone(&self.broker);
+        self.broker.tracker.spawn(async move {
+            if let Err(error) = simulate::simulate(&broker, &admin, turn, asked, &tell).await {
+                // Whoever left does not ask why it ended.
+                let _ = tell.send(Err(error)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(simulation::told(events, since, id))))
+    }
 }
 
 fn supposed(wire: v1::Hypothesis, id: RequestId) -> Result<Supposed, Status> {
@@ -132,6 +153,6 @@ pub(super) fn spiffe_id(text: &str, id: RequestId) -> Result<SpiffeId, Status> {
     })
 }
 
-fn nothing_asked(what: &str, id: RequestId) -> Status {
+pub(super) fn nothing_asked(what: &str, id: RequestId) -> Status {
     status::invalid("NOTHING_ASKED", format!("the question names nothing: {what} is wanted"), "name one", id)
 }

@@ -151,6 +151,12 @@ fn classify(error: &OperationError) -> Class {
         OperationError::Unsigned(error) | OperationError::Provider(IssueError::Unsigned(error)) => {
             classify_unsigned(error)
         }
+        OperationError::Busy(_) => (
+            Code::ResourceExhausted,
+            "SIMULATION_RUNNING",
+            "ask again once the other one is over".to_owned(),
+            Some(Duration::from_secs(5)),
+        ),
         OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
     }
@@ -205,42 +211,32 @@ fn classify_key(not_done: &NotDone) -> Class {
 }
 
 fn classify_caller(error: &CallerError) -> Class {
-    let (code, reason, next) = match error {
-        CallerError::PeerExpired { .. } => {
-            (Code::Unauthenticated, "PEER_EXPIRED", "connect anew with a fresh SVID")
+    let (code, next) = match error {
+        CallerError::PeerExpired { .. } => (Code::Unauthenticated, "connect anew with a fresh SVID"),
+        CallerError::NotANode { .. } => {
+            (Code::PermissionDenied, "workloads bring no subject token; agents need a Node document")
         }
-        CallerError::NotANode { .. } => (
-            Code::PermissionDenied,
-            "NOT_A_NODE",
-            "workloads bring no subject token; agents need a Node document",
-        ),
         CallerError::NoSubjectToken { .. } => {
-            (Code::Unauthenticated, "SUBJECT_TOKEN_MISSING", "an agent brings the workload's JWT-SVID")
+            (Code::Unauthenticated, "an agent brings the workload's JWT-SVID")
         }
         CallerError::SubjectToken { source: dayfly_client::JwtError::NoKeys { .. } } => {
-            (Code::Unavailable, "NO_BUNDLES", "the broker has no trust bundles now; ask again")
+            (Code::Unavailable, "the broker has no trust bundles now; ask again")
         }
-        CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => (
-            Code::Unauthenticated,
-            "SUBJECT_TOKEN_INVALID",
-            "fetch a JWT-SVID whose sole audience is <broker>?via=<agent>",
-        ),
-        CallerError::SubjectTokenStale { .. } => {
-            (Code::Unauthenticated, "SUBJECT_TOKEN_STALE", "fetch a fresh JWT-SVID")
+        CallerError::SubjectToken { .. } | CallerError::SubjectTokenTooLong => {
+            (Code::Unauthenticated, "fetch a JWT-SVID whose sole audience is <broker>?via=<agent>")
         }
+        CallerError::SubjectTokenStale { .. } => (Code::Unauthenticated, "fetch a fresh JWT-SVID"),
         CallerError::NotItsWorkload { .. } => {
-            (Code::PermissionDenied, "NODE_MAY_NOT_SPEAK_FOR", "add the workload to the Node document")
+            (Code::PermissionDenied, "add the workload to the Node document")
         }
-        CallerError::NoStage { .. } => (
-            Code::PermissionDenied,
-            "IDENTITY_UNKNOWN",
-            "ask the platform team to add your SPIFFE ID to a Stage document",
-        ),
+        CallerError::NoStage { .. } => {
+            (Code::PermissionDenied, "ask the platform team to add your SPIFFE ID to a Stage document")
+        }
         CallerError::StageThroughAgent { .. } => {
-            (Code::PermissionDenied, "STAGE_THROUGH_AGENT", "admins and nodes use their own X.509-SVID")
+            (Code::PermissionDenied, "admins and nodes use their own X.509-SVID")
         }
     };
-    (code, reason, next.to_owned(), None)
+    (code, error.reason(), next.to_owned(), None)
 }
 
 /// It passes as soon as the agent is heard again.

@@ -1,6 +1,6 @@
 //! Between protobuf and the domain. What comes in is bounded and parsed here; nothing behind it sees a raw message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use dayfly_domain::artifact;
 use dayfly_domain::decision::Act;
@@ -143,7 +143,7 @@ pub fn anchor(wire: Option<v1::Anchor>, request: RequestId) -> Result<Option<Anc
 /// Claimed text, bounded.
 pub fn claimed(
     intent: &str,
-    labels: std::collections::HashMap<String, String>,
+    labels: HashMap<String, String>,
     request: RequestId,
 ) -> Result<BTreeMap<String, String>, Status> {
     let long = |text: &str| text.len() > MAX_TEXT;
@@ -156,6 +156,25 @@ pub fn claimed(
         return Err(invalid("CLAIM_TOO_LONG", message, "shorten it", request));
     }
     Ok(labels.into_iter().collect())
+}
+
+/// The labels of documents that go if they were not written; none if nothing goes.
+pub fn prune(
+    wanted: bool,
+    selector: HashMap<String, String>,
+    request: RequestId,
+) -> Result<Option<BTreeMap<String, String>>, Status> {
+    if wanted && selector.is_empty() {
+        let next = "say which labels the pruned documents have";
+        return Err(invalid("SELECTOR_MISSING", "prune needs a selector", next, request));
+    }
+    Ok(wanted.then(|| selector.into_iter().collect()))
+}
+
+/// An instant from the wire; none if it is out of range.
+pub fn moment(wire: &prost_types::Timestamp) -> Option<Timestamp> {
+    let ms = wire.seconds.checked_mul(1000)?.checked_add(i64::from(wire.nanos) / 1_000_000)?;
+    Some(Timestamp::from_unix_millis(ms))
 }
 
 /// An instant.

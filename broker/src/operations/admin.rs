@@ -88,15 +88,25 @@ pub fn admit(broker: &Broker, peer: &Peer, verb: Verb) -> Result<Admin, Operatio
     if broker.root_admins.contains(&id) {
         return Ok(Admin::Root(id));
     }
-    let rules = broker.rules.load();
-    let now = broker.clock.now();
-    let bound = rules.stage_of(&id) == Some(Stage::Admin)
-        && rules.bindings_on(verb.scope(), &id).iter().any(|one| one.may_use && one.stands(now));
-    if bound {
+    if is_bound(broker, &id, verb) {
         Ok(Admin::Bound(id))
     } else {
         Err(OperationError::NotAdmin(format!("{id} may not {}", verb.name())))
     }
+}
+
+/// Whether an admin that was admitted for one verb has another too.
+pub fn also_may(broker: &Broker, admin: &Admin, verb: Verb) -> bool {
+    match admin {
+        Admin::Root(_) | Admin::BreakGlass => admin.may(verb),
+        Admin::Bound(id) => is_bound(broker, id, verb),
+    }
+}
+
+fn is_bound(broker: &Broker, id: &SpiffeId, verb: Verb) -> bool {
+    let (rules, now) = (broker.rules.load(), broker.clock.now());
+    rules.stage_of(id) == Some(Stage::Admin)
+        && rules.bindings_on(verb.scope(), id).iter().any(|one| one.may_use && one.stands(now))
 }
 
 /// Admits uid 0 on the break-glass socket. Every use is recorded and raises an alarm.

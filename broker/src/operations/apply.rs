@@ -11,9 +11,10 @@ use dayfly_domain::id::{LeaseId, RequestId};
 use dayfly_domain::lease::RevokeCause;
 use dayfly_domain::pattern::SpiffePattern;
 use dayfly_domain::rules::Rules;
-use similar::TextDiff;
 
 use super::admin::Admin;
+pub use super::draft::{DocumentChange, Verb};
+use super::draft::{Draft, Targets};
 use super::{Broker, OperationError};
 use crate::policy;
 use crate::store::{ApprovalFilter, Change, LeaseFilter, StoreError};
@@ -42,30 +43,6 @@ pub enum Live {
     Revoke,
 }
 
-/// What happens to one document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// It is new.
-    Create,
-    /// It changes.
-    Update,
-    /// It goes.
-    Delete,
-    /// It stays as it is.
-    Unchanged,
-}
-
-/// One document's change.
-#[derive(Debug)]
-pub struct DocumentChange {
-    /// Which document.
-    pub key: DocumentKey,
-    /// What happens to it.
-    pub verb: Verb,
-    /// A unified diff of its YAML; empty if it is unchanged.
-    pub diff: String,
-}
-
 /// What an apply did, or would do.
 #[derive(Debug)]
 pub struct Applied {
@@ -86,35 +63,21 @@ pub async fn apply(
     request: RequestId,
     asked: Apply,
 ) -> Result<Applied, OperationError> {
-    let (revision, stored) = broker.store.load_documents().await?;
+    let draft = Draft::read(broker, &asked.yaml, asked.prune.as_ref()).await?;
+    let revision = draft.revision;
     if let Some(expected) = asked.expected_revision.filter(|expected| *expected != revision) {
         return Err(StoreError::StaleRevision { expected, actual: revision }.into());
     }
-    let stored: BTreeMap<DocumentKey, Document> =
-        stored.into_iter().map(|row| (row.document.key.clone(), row.document)).collect();
-    let (input, mut faults) = document::parse(&asked.yaml);
-    let deletes = deletions(&stored, &input, asked.prune.as_ref());
-    let whole = merged(&stored, &input, &deletes);
-    let rules = match document::compile(revision + 1, &broker.trust_domains, &whole) {
-        Ok(rules) => Some(rules),
-        Err(more) => {
-            faults.extend(more);
-            None
-        }
-    };
-    let changes = compare(&stored, &input, &deletes);
-    refuse_what_is_for_root_admins(admin, &stored, &input, &changes)?;
-    // Loading runs what was written: nobody's Rego runs before it is known that they may apply it.
-    if let Err(more) = policy::load(&whole, broker.rules.load_full()).await {
-        faults.extend(more);
-    }
-    if let Some(rules) = &rules {
-        check_targets(broker, rules, &changes, &input, &mut faults).await;
-    }
-    let (Some(rules), true) = (rules, faults.is_empty()) else {
-        return Ok(Applied { revision, changes, faults, uncovered: Vec::new() });
+    refuse_what_is_for_root_admins(admin, &draft)?;
+    // Checking runs what was written: nobody's Rego runs before it is known that they may apply it.
+    let (draft, checked) = draft.check(broker, Targets::Asked).await?;
+    let Draft { changes, input, deletes, .. } = draft;
+    let rules = match checked {
+        Ok(rules) => rules,
+        Err(faults) => return Ok(Applied { revision, changes, faults, uncovered: Vec::new() }),
     };
     let uncovered = uncovered(broker, &rules).await?;
+    let faults = Vec::new();
     let changed = changes.iter().any(|change| change.verb != Verb::Unchanged);
     if asked.dry_run || !changed {
         return Ok(Applied { revision, changes, faults, uncovered });
@@ -131,13 +94,9 @@ pub async fn apply(
 }
 
 /// Who is an admin or a node, and what an admin may have itself, only root admins change: else `apply` would be all verbs.
-fn refuse_what_is_for_root_admins(
-    admin: &Admin,
-    stored: &BTreeMap<DocumentKey, Document>,
-    input: &[(u32, Document)],
-    changes: &[DocumentChange],
-) -> Result<(), OperationError> {
+fn refuse_what_is_for_root_admins(admin: &Admin, draft: &Draft) -> Result<(), OperationError> {
     let Admin::Bound(own) = admin else { return Ok(()) };
+    let Draft { stored, input, changes, .. } = draft;
     let for_root = |document: &Document| match document.key.kind {
         Kind::Node => true,
         Kind::Stage => matches!(document.key.name.as_str(), "admin" | "node"),
@@ -235,99 +194,6 @@ async fn write(
         .with("digests", digests);
     let change = Change { expected_revision: revision, puts, deletes, by: admin.name(), at: now };
     Ok(broker.store.apply(change, vec![record]).await?)
-}
-
-/// What stands after the change; documents of the input carry their number.
-fn merged(
-    stored: &BTreeMap<DocumentKey, Document>,
-    input: &[(u32, Document)],
-    deletes: &[DocumentKey],
-) -> Vec<(u32, Document)> {
-    let kept = stored
-        .values()
-        .filter(|old| !deletes.contains(&old.key) && !input.iter().any(|(_, new)| new.key == old.key))
-        .map(|old| (0, old.clone()));
-    kept.chain(input.iter().cloned()).collect()
-}
-
-fn deletions(
-    stored: &BTreeMap<DocumentKey, Document>,
-    input: &[(u32, Document)],
-    prune: Option<&BTreeMap<String, String>>,
-) -> Vec<DocumentKey> {
-    let Some(selector) = prune else { return Vec::new() };
-    let selected = |document: &&Document| {
-        selector.iter().all(|(name, value)| document.labels.get(name) == Some(value))
-            && !input.iter().any(|(_, new)| new.key == document.key)
-    };
-    stored.values().filter(selected).map(|document| document.key.clone()).collect()
-}
-
-fn compare(
-    stored: &BTreeMap<DocumentKey, Document>,
-    input: &[(u32, Document)],
-    deletes: &[DocumentKey],
-) -> Vec<DocumentChange> {
-    let put = input.iter().map(|(_, new)| {
-        let old = stored.get(&new.key);
-        let verb = match old {
-            None => Verb::Create,
-            Some(old) if old.digest() == new.digest() => Verb::Unchanged,
-            Some(_) => Verb::Update,
-        };
-        let before = old.map(Document::to_yaml).unwrap_or_default();
-        DocumentChange { key: new.key.clone(), verb, diff: diff(&before, &new.to_yaml()) }
-    });
-    let gone = deletes.iter().map(|key| {
-        let before = stored.get(key).map(Document::to_yaml).unwrap_or_default();
-        DocumentChange { key: key.clone(), verb: Verb::Delete, diff: diff(&before, "") }
-    });
-    put.chain(gone).collect()
-}
-
-fn diff(before: &str, after: &str) -> String {
-    if before == after {
-        return String::new();
-    }
-    TextDiff::from_lines(before, after).unified_diff().context_radius(3).to_string()
-}
-
-/// Lets each provider check the scopes that are its own; those that change are also asked of the target itself.
-async fn check_targets(
-    broker: &Broker,
-    rules: &Rules,
-    changes: &[DocumentChange],
-    input: &[(u32, Document)],
-    faults: &mut Vec<Fault>,
-) {
-    for scope in rules.scopes() {
-        let key = DocumentKey { kind: Kind::Scope, name: scope.name.clone() };
-        let number = input.iter().find(|(_, document)| document.key == key).map_or(0, |(number, _)| *number);
-        let fault = |path: String, problem: String| Fault {
-            document: number,
-            subject: key.to_string(),
-            path,
-            problem,
-        };
-        let Some(provider) = broker.catalogue().get(&scope.provider) else {
-            let names: Vec<&str> = broker.catalogue().names().collect();
-            let problem =
-                format!("this broker has no provider {:?}; it has {}", scope.provider, names.join(", "));
-            faults.push(fault("spec.target".to_owned(), problem));
-            continue;
-        };
-        let mut found = provider.check_scope(scope);
-        let changes_it =
-            |change: &DocumentChange| change.key == key && matches!(change.verb, Verb::Create | Verb::Update);
-        if found.is_empty() && changes.iter().any(changes_it) {
-            found = provider.probe_scope(scope).await;
-        }
-        for target in found {
-            let dot = if target.path.is_empty() || target.path.starts_with('[') { "" } else { "." };
-            let path = format!("spec.target.{}{dot}{}", scope.provider, target.path);
-            faults.push(fault(path, target.problem));
-        }
-    }
 }
 
 /// Live leases that no binding of the new rules carries.

@@ -118,7 +118,7 @@ async fn decide(
 
 /// Until when the decision holds: never past the grant or the caller's proof, and for a minute at most. Receipts count
 /// whole seconds.
-fn last_moment(request: &Request, grant: &Grant) -> Result<Timestamp, Denial> {
+pub(super) fn last_moment(request: &Request, grant: &Grant) -> Result<Timestamp, Denial> {
     let proof = request.caller.proof_expires_at;
     let until = (request.at + grant.ttl.min(LONGEST_LIFE)).min(proof);
     if until.unix_seconds() > request.at.unix_seconds() {

@@ -100,6 +100,9 @@ pub enum OperationError {
         /// Its name.
         name: String,
     },
+    /// It is done for one at a time, and somebody is at it.
+    #[error("{0}")]
+    Busy(&'static str),
     /// A fault of ours.
     #[error("internal error: {0}")]
     Bug(&'static str),

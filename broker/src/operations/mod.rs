@@ -6,6 +6,7 @@ pub mod approval;
 pub mod authorize;
 pub mod claim_task;
 pub mod delegate_task;
+pub mod draft;
 pub mod elsewhere;
 pub mod end_task;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod reach;
 pub mod renew;
 pub mod review;
 pub mod revoke;
+pub mod simulate;
 pub mod stream_anchor;
 pub mod who_can;
 
@@ -45,7 +47,7 @@ use dayfly_domain::task::Task;
 use dayfly_domain::time::{Timestamp, Ttl};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub use self::error::OperationError;
@@ -89,6 +91,8 @@ pub struct Broker {
     pub approvals_from_one_host: bool,
     /// Held while the rules are read and swapped: of two that do, the later reader swaps last.
     pub reloading: tokio::sync::Mutex<()>,
+    /// Held while recorded requests are replayed: one simulation at a time, so that it takes one processor at most.
+    pub simulating: Arc<Semaphore>,
     /// Wakes the revocation queue's workers.
     pub wake: Wake,
     /// Tells node agents and watchers what ended.

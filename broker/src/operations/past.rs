@@ -1,5 +1,7 @@
 //! A past decision, as its record has it: enough to take it once more.
 
+pub(super) mod fields;
+
 use dayfly_domain::approval::{Approval, ApprovalRequest};
 use dayfly_domain::audit::Stream;
 use dayfly_domain::caller::{Caller, Via};
@@ -258,16 +260,25 @@ pub(super) async fn rules_at(
 async fn approvals_at(broker: &Broker, recorded: &Recorded) -> Result<Vec<Approval>, OperationError> {
     let stood = |request: &ApprovalRequest| {
         let named = recorded.approval.as_deref() == Some(request.id.to_string().as_str());
-        let by_then = request.verdict.as_ref().is_some_and(|verdict| verdict.at <= recorded.at);
-        (by_then && request.approval().is_some()) || named
-    };
-    let approval = |request: ApprovalRequest| Approval {
-        id: request.id.to_string(),
-        identity: request.identity,
-        ask: request.ask,
-        until: request.until,
-        digest: request.digest,
+        was_approved_by(request, recorded.at) || named
     };
     let all = broker.store.approvals(ApprovalFilter { live_at: None, limit: 0 }).await?;
-    Ok(all.into_iter().filter(stood).map(approval).collect())
+    Ok(all.iter().filter(|request| stood(request)).map(approval).collect())
+}
+
+/// Whether it was approved at that moment, and was not taken back since: of what was, the moment of the yes is not kept.
+pub(super) fn was_approved_by(request: &ApprovalRequest, at: Timestamp) -> bool {
+    let by_then = request.verdict.as_ref().is_some_and(|verdict| verdict.at <= at);
+    by_then && request.approval().is_some()
+}
+
+/// What it allows, or allowed before it was taken back.
+pub(super) fn approval(request: &ApprovalRequest) -> Approval {
+    Approval {
+        id: request.id.to_string(),
+        identity: request.identity.clone(),
+        ask: request.ask.clone(),
+        until: request.until,
+        digest: request.digest.clone(),
+    }
 }

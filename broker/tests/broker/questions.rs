@@ -9,10 +9,10 @@ use tokio_stream::StreamExt;
 
 use crate::world::{ADMIN, DOCUMENTS, NODE, TRAINER, World, anchor, reason, scope};
 
-const TOOL: &str = "spiffe://example.org/tool/search";
-const PLANNER: &str = "spiffe://example.org/infer/planner";
+pub const TOOL: &str = "spiffe://example.org/tool/search";
+pub const PLANNER: &str = "spiffe://example.org/infer/planner";
 
-const MORE: &str = r#"
+pub const MORE: &str = r#"
 kind: Stage
 metadata: {name: inference}
 spec: {patterns: ["spiffe://example.org/infer/**"]}
@@ -56,11 +56,11 @@ spec:
       test_nine if not data.dayfly.careful.decision.allow with input as {"claimed": {"parameters": {"index": "idx-9"}}}
 "#;
 
-fn index(value: &str) -> v1::ScopeRequest {
+pub fn index(value: &str) -> v1::ScopeRequest {
     scope("index-read", &[("index", value)])
 }
 
-async fn world() -> World {
+pub async fn world() -> World {
     let world = World::empty("task_depth = 2").await;
     world.apply(DOCUMENTS).await;
     world.apply(MORE).await;
@@ -68,7 +68,7 @@ async fn world() -> World {
 }
 
 /// A task through the first node's agent, with a wide ceiling.
-async fn open(world: &World, node: &BrokerClient, who: &str, parent: &str) -> String {
+pub async fn open(world: &World, node: &BrokerClient, who: &str, parent: &str) -> String {
     let request = v1::OpenTaskRequest {
         subject_token: world.subject_token(who, NODE),
         parent_task_id: parent.to_owned(),
@@ -84,7 +84,7 @@ async fn open(world: &World, node: &BrokerClient, who: &str, parent: &str) -> St
 }
 
 /// What the task's holder is told: a lease's id, or a reason.
-async fn ask(
+pub async fn ask(
     world: &World,
     node: &BrokerClient,
     (who, task): (&str, &str),
@@ -109,7 +109,7 @@ async fn explain(admin: &BrokerClient, question: v1::explain_request::Question) 
     admin.questions().explain(request).await.expect("an admin may ask").into_inner()
 }
 
-async fn records(admin: &BrokerClient) -> Vec<(u64, Value)> {
+pub async fn records(admin: &BrokerClient) -> Vec<(u64, Value)> {
     let request = v1::ReadAuditRequest { stream: "decision".to_owned(), from_seq: 1 };
     let rows = admin.admin().read_audit(request).await.unwrap().into_inner();
     let rows: Vec<_> = rows.map(|row| row.unwrap()).collect().await;
@@ -164,7 +164,7 @@ async fn hand_on(world: &World, node: &BrokerClient) {
 }
 
 /// Asks for all kinds of things, while the rules change under them.
-async fn busy(world: &mut World) {
+pub async fn busy(world: &mut World) {
     let node = world.connect(NODE).await;
     hand_on(world, &node).await;
     let train = open(world, &node, TRAINER, "").await;

@@ -20,15 +20,18 @@ pub struct Applied {
     live: Live,
 }
 
-#[derive(Serialize)]
-struct Change {
+/// What happens to one document.
+#[derive(Debug, Serialize)]
+pub struct Change {
     kind: String,
     name: String,
-    verb: &'static str,
-    diff: String,
+    pub verb: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
 }
 
-#[derive(Serialize)]
+/// What is wrong with a document.
+#[derive(Debug, Serialize)]
 pub struct Fault {
     document: u32,
     subject: String,
@@ -39,25 +42,11 @@ pub struct Fault {
 impl Applied {
     /// Reads the broker's answer.
     pub fn read(answer: v1::ApplyResponse, dry_run: bool, live: Live) -> Self {
-        let change = |change: v1::DocumentChange| {
-            let verb = match change.verb() {
-                Verb::Create => "create",
-                Verb::Update => "update",
-                Verb::Delete => "delete",
-                Verb::Unchanged => "unchanged",
-                Verb::Unspecified => "unknown",
-            };
-            Change { kind: change.kind, name: change.name, verb, diff: change.diff }
-        };
-        let fault = |fault: v1::DocumentFault| {
-            let v1::DocumentFault { document, subject, path, problem } = fault;
-            Fault { document, subject, path, problem }
-        };
         Applied {
             dry_run,
             revision: answer.revision,
-            changes: answer.changes.into_iter().map(change).collect(),
-            faults: answer.faults.into_iter().map(fault).collect(),
+            changes: answer.changes.into_iter().map(|wire| Change::read(wire, true)).collect(),
+            faults: answer.faults.into_iter().map(Fault::from).collect(),
             uncovered_lease_ids: answer.uncovered_lease_ids,
             live,
         }
@@ -142,7 +131,20 @@ impl Applied {
 }
 
 impl Change {
-    fn told(&self) -> String {
+    /// Reads the broker's word; with its diff where one was asked for.
+    pub fn read(wire: v1::DocumentChange, with_diff: bool) -> Self {
+        let verb = match wire.verb() {
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Delete => "delete",
+            Verb::Unchanged => "unchanged",
+            Verb::Unspecified => "unknown",
+        };
+        Change { kind: wire.kind, name: wire.name, verb, diff: with_diff.then_some(wire.diff) }
+    }
+
+    /// `~ Binding/train-data update`, and its diff below.
+    pub fn told(&self) -> String {
         let (style, sign) = match self.verb {
             "create" => (GOOD, '+'),
             "update" => (ODD, '~'),
@@ -153,7 +155,8 @@ impl Change {
             style,
             &format!("{sign} {}/{} {}", printable(&self.kind), printable(&self.name), self.verb),
         );
-        let diff: String = self.diff.lines().map(|line| format!("    {}\n", diff_line(line))).collect();
+        let lines = self.diff.as_deref().unwrap_or_default().lines();
+        let diff: String = lines.map(|line| format!("    {}\n", diff_line(line))).collect();
         format!("{head}\n{diff}")
     }
 }
@@ -168,8 +171,16 @@ fn diff_line(line: &str) -> String {
     }
 }
 
+impl From<v1::DocumentFault> for Fault {
+    fn from(wire: v1::DocumentFault) -> Self {
+        let v1::DocumentFault { document, subject, path, problem } = wire;
+        Fault { document, subject, path, problem }
+    }
+}
+
 impl Fault {
-    fn told(&self) -> String {
+    /// Where it stands and what it is, in one line.
+    pub fn told(&self) -> String {
         let place =
             if self.document == 0 { "as stored".to_owned() } else { format!("document {}", self.document) };
         let parts = [place, printable(&self.subject), printable(&self.path)];

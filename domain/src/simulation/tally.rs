@@ -82,11 +82,13 @@ pub struct Repeated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotReplayed {
     /// A refused opening or handing on of a task.
-    CeilingNotRecorded,
+    OpeningRefused,
     /// A refused token exchange on behalf of another.
-    OnBehalfOfUnknown,
+    OnBehalfRefused,
     /// Equal refusals that were counted, of which none was replayed.
     CountedOnly,
+    /// Another request, or an end, was first: no rule decides that.
+    Meanwhile,
     /// The task is not there.
     TaskUnknown,
     /// The record lacks what a decision is made from.
@@ -97,9 +99,10 @@ impl NotReplayed {
     /// The reason's name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
-            NotReplayed::CeilingNotRecorded => "ceiling_not_recorded",
-            NotReplayed::OnBehalfOfUnknown => "on_behalf_of_unknown",
+            NotReplayed::OpeningRefused => "opening_refused",
+            NotReplayed::OnBehalfRefused => "on_behalf_refused",
             NotReplayed::CountedOnly => "counted_only",
+            NotReplayed::Meanwhile => "meanwhile",
             NotReplayed::TaskUnknown => "task_unknown",
             NotReplayed::Unreadable => "unreadable",
         }
@@ -108,13 +111,10 @@ impl NotReplayed {
     /// The reason in words.
     pub const fn meaning(self) -> &'static str {
         match self {
-            NotReplayed::CeilingNotRecorded => {
-                "a task that was refused: its record holds the first line of its ceiling alone"
-            }
-            NotReplayed::OnBehalfOfUnknown => {
-                "a token exchange on behalf of another that was refused: its record does not say whose token it was"
-            }
+            NotReplayed::OpeningRefused => "a task that was refused to whom would open or hand it on",
+            NotReplayed::OnBehalfRefused => "a token exchange on behalf of another that was refused",
             NotReplayed::CountedOnly => "equal refusals that were counted, none of which was replayed",
+            NotReplayed::Meanwhile => "another request, or an end, was first, which no rule decides",
             NotReplayed::TaskUnknown => "the task of the record is not there",
             NotReplayed::Unreadable => "the record lacks what a decision is made from",
         }
