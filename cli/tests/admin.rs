@@ -221,6 +221,16 @@ fn all_faults_are_shown_with_their_path() {
 }
 
 #[test]
+fn a_simulation_that_breaks_off_is_no_answer() {
+    let world = World::new();
+    let file = world.path("documents.yaml");
+    std::fs::write(&file, "kind: Scope\n").unwrap();
+    let done = world.admin(&["simulate", "-f", file.to_str().unwrap()]);
+    assert_eq!((done.code, done.out.as_str()), (Some(1), ""), "{done:?}");
+    assert!(done.err.starts_with("error: the answer broke off before its end\n"), "{done:?}");
+}
+
+#[test]
 fn an_audit_chain_is_verified_from_the_broker_and_from_an_export() {
     let world = World::new();
     let heads = world.path("heads.json");

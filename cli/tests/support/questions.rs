@@ -1,4 +1,4 @@
-//! A broker's QuestionService that knows one review by heart.
+//! A broker's QuestionService that knows one review by heart, and breaks off when it simulates.
 
 use dayfly_client::v1::{self, question_service_server::QuestionService};
 use tonic::{Request, Response, Status};
@@ -23,5 +23,15 @@ impl QuestionService for FakeBroker {
 
     async fn review(&self, _: Request<v1::ReviewRequest>) -> Answer<v1::ReviewResponse> {
         Ok(Response::new(self.with(|state| state.review.clone())))
+    }
+
+    type SimulateStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::SimulateResponse, Status>>>;
+
+    async fn simulate(&self, _: Request<v1::SimulateRequest>) -> Answer<Self::SimulateStream> {
+        use v1::simulate_response::Event;
+        let read = v1::SimulationProgress { records: 200, ..Default::default() };
+        let events = [Event::Proposal(v1::SimulatedProposal::default()), Event::Progress(read)];
+        let told = events.map(|event| Ok(v1::SimulateResponse { event: Some(event) }));
+        Ok(Response::new(tokio_stream::iter(told.into_iter().collect::<Vec<_>>())))
     }
 }

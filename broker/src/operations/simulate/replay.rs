@@ -82,20 +82,17 @@ pub(super) fn outcome(broker: &Broker, rules: &Rules, asked: &Asked, lineage: &[
                 refused @ Outcome::Denied { .. } => refused,
             }
         }
-        Question::Open { .. } => match anchored(rules, &request, own) {
-            Ok(()) => opened(decision::check_open(rules, caller, above, &own.ceiling, at)),
-            Err(refused) => refused,
-        },
+        Question::Open { .. } => refused_anchor(rules, &request, own)
+            .unwrap_or_else(|| opened(decision::check_open(rules, caller, above, &own.ceiling, at))),
         Question::Delegate { .. } => {
             opened(decision::check_delegate(rules, caller, above, &own.opened_by, &own.ceiling, at))
         }
-        Question::Claim { .. } => match anchored(rules, &request, own) {
-            Ok(()) => match decision::check_claim(rules, caller, lineage, at) {
+        Question::Claim { .. } => refused_anchor(rules, &request, own).unwrap_or_else(|| {
+            match decision::check_claim(rules, caller, lineage, at) {
                 Ok(()) => Outcome::Allowed(None),
                 Err(denial) => denied(denial),
-            },
-            Err(refused) => refused,
-        },
+            }
+        }),
     }
 }
 
@@ -135,16 +132,17 @@ fn credential(broker: &Broker, rules: &Rules, request: &Request, lineage: &[Task
     }
 }
 
-/// What the task hangs on is what its agent may name. Offers and exchanges hang on nothing that anybody names.
-fn anchored(rules: &Rules, request: &Request, own: &Task) -> Result<(), Outcome> {
+/// The refusal, where the task hangs on what its agent may not name. Offers and exchanges hang on nothing that anybody
+/// names.
+fn refused_anchor(rules: &Rules, request: &Request, own: &Task) -> Option<Outcome> {
     let observed = match own.anchor.kind {
         AnchorKind::CgroupOwned | AnchorKind::Process => Some(own.anchor.clone()),
-        AnchorKind::Stream | AnchorKind::Offer | AnchorKind::Deadline => return Ok(()),
+        AnchorKind::Stream | AnchorKind::Offer | AnchorKind::Deadline => return None,
     };
     match check_anchor(rules, request, observed) {
-        Err(OperationError::Invalid { reason, message, .. }) => Err(Outcome::Denied { reason, message }),
+        Err(OperationError::Invalid { reason, message, .. }) => Some(Outcome::Denied { reason, message }),
         // Nothing else is wrong with what was once taken.
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => None,
     }
 }
 
