@@ -1,7 +1,5 @@
 //! A past decision, as its record has it: enough to take it once more.
 
-pub(super) mod fields;
-
 use dayfly_domain::approval::{Approval, ApprovalRequest};
 use dayfly_domain::audit::Stream;
 use dayfly_domain::caller::{Caller, Via};
@@ -65,7 +63,7 @@ pub(super) struct Recorded {
     pub(super) asked: Wanted,
     revision: u64,
     outcome: Outcome,
-    approval: Option<String>,
+    pub(super) approval: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

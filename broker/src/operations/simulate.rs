@@ -197,10 +197,11 @@ impl Replay {
         only: Only,
     ) -> Result<Self, OperationError> {
         let read = blocking(move || rows.iter().map(|row| Read::of(row, &only)).collect::<Vec<_>>()).await?;
-        let wanted = read.iter().filter_map(|one| match one {
-            Read::Asked(asked) => asked.question.task().map(|task| (task, asked.at)),
+        let asked = read.iter().filter_map(|one| match one {
+            Read::Asked(asked) => Some(asked),
             Read::Repeated(_) | Read::Lost(..) | Read::Nothing => None,
         });
+        let wanted = asked.flat_map(|asked| asked.trees());
         self.trees = Trees::read(&*broker.store, wanted).await?;
         let broker = Arc::clone(broker);
         blocking(move || {
@@ -217,13 +218,15 @@ impl Replay {
             Read::Lost(why, requests) => return self.tally.skip(why, requests),
             Read::Nothing => return,
         };
-        let lineage = match replay::stand(broker, &asked, &self.trees) {
-            Ok(lineage) => lineage,
+        let stand = match replay::stand(&asked, &self.trees) {
+            Ok(stand) => stand,
             Err(why) => return self.tally.skip(why, 1),
         };
-        self.approvals.lay(asked.at, asked.approval.as_deref(), [&mut self.stands, &mut self.proposed]);
-        let before = replay::outcome(broker, &self.stands, &asked, &lineage);
-        let after = replay::outcome(broker, &self.proposed, &asked, &lineage);
-        self.tally.add(replay::replayed(&asked, &lineage), &before, &after);
+        let recorded = &asked.recorded;
+        let named = recorded.approval.as_deref();
+        self.approvals.lay(recorded.at, named, [&mut self.stands, &mut self.proposed]);
+        let before = replay::outcome(broker, &self.stands, &asked, &stand);
+        let after = replay::outcome(broker, &self.proposed, &asked, &stand);
+        self.tally.add(replay::replayed(&asked), &before, &after);
     }
 }

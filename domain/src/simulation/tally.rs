@@ -81,10 +81,6 @@ pub struct Repeated {
 /// Why a request was not decided once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotReplayed {
-    /// A refused opening or handing on of a task.
-    OpeningRefused,
-    /// A refused token exchange on behalf of another.
-    OnBehalfRefused,
     /// Equal refusals that were counted, of which none was replayed.
     CountedOnly,
     /// Another request, or an end, was first: no rule decides that.
@@ -99,8 +95,6 @@ impl NotReplayed {
     /// The reason's name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
-            NotReplayed::OpeningRefused => "opening_refused",
-            NotReplayed::OnBehalfRefused => "on_behalf_refused",
             NotReplayed::CountedOnly => "counted_only",
             NotReplayed::Meanwhile => "meanwhile",
             NotReplayed::TaskUnknown => "task_unknown",
@@ -111,8 +105,6 @@ impl NotReplayed {
     /// The reason in words.
     pub const fn meaning(self) -> &'static str {
         match self {
-            NotReplayed::OpeningRefused => "a task that was refused to whom would open or hand it on",
-            NotReplayed::OnBehalfRefused => "a token exchange on behalf of another that was refused",
             NotReplayed::CountedOnly => "equal refusals that were counted, none of which was replayed",
             NotReplayed::Meanwhile => "another request, or an end, was first, which no rule decides",
             NotReplayed::TaskUnknown => "the task of the record is not there",

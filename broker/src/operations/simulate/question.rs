@@ -1,14 +1,12 @@
 //! What a record says was asked, as far as it can be asked once more.
 
-use dayfly_domain::caller::Caller;
-use dayfly_domain::decision::{Act, Wish};
 use dayfly_domain::id::{RequestId, TaskId};
-use dayfly_domain::scope::ScopeAsk;
 use dayfly_domain::simulation::{NotReplayed, Repeated};
 use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::time::Timestamp;
+use dayfly_domain::time::{Timestamp, Ttl};
+use serde::Deserialize;
 
-use super::super::past::fields::Fields;
+use super::super::past::Recorded;
 use super::Only;
 use crate::store::AuditRow;
 
@@ -21,7 +19,7 @@ pub(super) enum Read {
     Repeated(Repeated),
     /// Requests that cannot be.
     Lost(NotReplayed, u64),
-    /// No request of its own, or not one of those that are wanted.
+    /// No request, or not one of those that are wanted.
     Nothing,
 }
 
@@ -29,52 +27,55 @@ pub(super) enum Read {
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: RequestId,
-    pub(super) at: Timestamp,
-    /// As it was recorded; the stage is looked up anew.
-    pub(super) caller: Caller,
-    pub(super) question: Question,
+    pub(super) recorded: Recorded,
     /// Reason and scope of its record, if it was refused.
     pub(super) refused: Option<(String, String)>,
-    /// The approval that it rested on.
-    pub(super) approval: Option<String>,
+    /// The task that came of it, where one was opened or claimed.
+    pub(super) own: Option<TaskId>,
 }
 
-/// What was asked, by what is decided.
-#[derive(Debug)]
-pub(super) enum Question {
-    /// A credential, or a longer life of one.
-    Credential { wish: Wish, task: TaskId },
-    /// Something to be done with an artifact.
-    Action { act: Act, task: TaskId },
-    /// A token for a task of its own, which is not there where the exchange was refused.
-    Exchange { ask: ScopeAsk, task: Option<TaskId> },
-    /// A task of the caller's own.
-    Open { task: TaskId },
-    /// A task for another workload.
-    Delegate { task: TaskId },
-    /// A task that was opened for the caller. Where it was taken, the record says so alone.
-    Claim { task: TaskId, taken: bool },
+/// What else matters of a record than what was asked.
+#[derive(Deserialize)]
+struct Fields {
+    event: String,
+    request_id: Option<RequestId>,
+    #[serde(default)]
+    what: String,
+    spiffe_id: Option<SpiffeId>,
+    task_id: Option<TaskId>,
+    scope: Option<String>,
+    reason: Option<String>,
+    /// Another request or an end was first.
+    #[serde(default)]
+    meanwhile: bool,
+    // Of `decision.deny_repeated`.
+    at: String,
+    since: Option<String>,
+    #[serde(default)]
+    count: u64,
+    #[serde(default)]
+    recorded: u64,
 }
 
-impl Question {
-    /// The task whose tree it is decided in.
-    pub(super) fn task(&self) -> Option<TaskId> {
-        match self {
-            Question::Credential { task, .. }
-            | Question::Action { task, .. }
-            | Question::Open { task }
-            | Question::Delegate { task }
-            | Question::Claim { task, .. } => Some(*task),
-            Question::Exchange { task, .. } => *task,
-        }
+impl Asked {
+    /// The trees it is decided with, each at its moment: the one it was asked in, and the one of its own task.
+    pub(super) fn trees(&self) -> impl Iterator<Item = (TaskId, Timestamp)> {
+        let at = self.recorded.at;
+        let asked_in = self.recorded.task.map(|task| (task, at));
+        asked_in.into_iter().chain(self.own.map(|own| (own, just_after(at))))
     }
+}
+
+/// What a request brought about is there as soon as it is over.
+pub(super) fn just_after(at: Timestamp) -> Timestamp {
+    at + Ttl::millis(1)
 }
 
 impl Read {
     /// Reads one record of the stream `decision`.
     pub(super) fn of(row: &AuditRow, only: &Only) -> Self {
         let unreadable = Read::Lost(NotReplayed::Unreadable, 1);
-        let Ok(fields) = Fields::read(row) else { return unreadable };
+        let Ok(fields) = serde_json::from_slice::<Fields>(&row.bytes) else { return unreadable };
         if !only.takes(fields.spiffe_id.as_ref(), fields.scope.as_deref()) {
             return Read::Nothing;
         }
@@ -87,64 +88,22 @@ impl Read {
         if fields.meanwhile {
             return Read::Lost(NotReplayed::Meanwhile, 1);
         }
-        let question = match question(&fields, allowed) {
-            Ok(Some(question)) => question,
-            Ok(None) => return Read::Nothing,
-            Err(why) => return Read::Lost(why, 1),
-        };
-        let (Some(request), Ok(at), Ok(caller)) = (fields.request_id, fields.at(), fields.caller()) else {
+        let (Some(request), Ok(recorded)) = (fields.request_id, Recorded::read(row)) else {
             return unreadable;
         };
         let refused = fields.reason.map(|reason| (reason, counted_as(fields.scope.as_deref())));
-        let asked = Asked { request, at, caller, question, refused, approval: fields.approval };
-        Read::Asked(Box::new(asked))
-    }
-}
-
-fn question(fields: &Fields, allowed: bool) -> Result<Option<Question>, NotReplayed> {
-    let task = fields.task_id.ok_or(NotReplayed::Unreadable);
-    let question = match fields.what.as_str() {
-        "issue" | "renew" => {
-            Question::Credential { wish: fields.wish().ok_or(NotReplayed::Unreadable)?, task: task? }
-        }
-        // The caller named no scope: which one the record names came of the decision.
-        "authorize" => Question::Action { act: fields.act().ok_or(NotReplayed::Unreadable)?, task: task? },
-        "token_exchange" => return exchange(fields, allowed),
-        "open_task" if allowed => Question::Open { task: task? },
-        "delegate_task" if allowed => Question::Delegate { task: task? },
-        "open_task" | "delegate_task" => return Err(NotReplayed::OpeningRefused),
-        "claim_task" => Question::Claim { task: task?, taken: allowed },
-        _ => return Err(NotReplayed::Unreadable),
-    };
-    Ok(Some(question))
-}
-
-/// An exchange that is allowed has two records: of its task, and of the token, which says all.
-fn exchange(fields: &Fields, allowed: bool) -> Result<Option<Question>, NotReplayed> {
-    let Some(ask) = fields.ask() else {
-        return if allowed { Ok(None) } else { Err(NotReplayed::Unreadable) };
-    };
-    if allowed {
-        return Ok(Some(Question::Exchange { ask, task: fields.task_id }));
-    }
-    // Refused on behalf of nobody: before there was a task, or in one that was never written.
-    if fields.on_behalf_of.is_some() {
-        return Err(NotReplayed::OnBehalfRefused);
-    }
-    match (&fields.chain, fields.task_id) {
-        (None, None) => Ok(Some(Question::Exchange { ask, task: None })),
-        (Some(chain), _) if chain.len() == 1 => Ok(Some(Question::Exchange { ask, task: None })),
-        _ => Err(NotReplayed::OnBehalfRefused),
+        let has_own = allowed && ["open_task", "claim_task"].contains(&fields.what.as_str());
+        let own = fields.task_id.filter(|_| has_own);
+        Read::Asked(Box::new(Asked { request, recorded, refused, own }))
     }
 }
 
 fn repeated(fields: Fields) -> Read {
-    let (count, recorded) = (fields.count, fields.recorded);
-    let requests = count.saturating_sub(recorded);
-    let moment = fields.since.as_deref().and_then(|since| since.parse().ok());
-    let at = fields.at();
-    match (fields.spiffe_id, fields.reason, moment, at) {
-        (Some(spiffe_id), Some(reason), Some(since), Ok(at)) => {
+    let requests = fields.count.saturating_sub(fields.recorded);
+    let moment = |text: &str| text.parse::<Timestamp>().ok();
+    let (since, at) = (fields.since.as_deref().and_then(moment), moment(&fields.at));
+    match (fields.spiffe_id, fields.reason, since, at) {
+        (Some(spiffe_id), Some(reason), Some(since), Some(at)) => {
             let scope = counted_as(fields.scope.as_deref());
             Read::Repeated(Repeated { spiffe_id, reason, scope, since, at, requests })
         }
@@ -168,7 +127,6 @@ impl Only {
 mod tests {
     use dayfly_domain::audit::{Record, Stream};
     use dayfly_domain::decision::DenyReason;
-    use dayfly_domain::time::Ttl;
 
     use super::*;
     use crate::denials::Denials;
@@ -213,15 +171,11 @@ mod tests {
         let garbled = AuditRow { bytes: b"{".to_vec(), ..row(&record("decision.allow", "issue")) };
         assert!(matches!(Read::of(&garbled, &Only::default()), Read::Lost(NotReplayed::Unreadable, 1)));
         assert!(matches!(read(record("decision.allow", "issue")), Read::Lost(NotReplayed::Unreadable, 1)));
-        assert!(matches!(
-            read(record("decision.deny", "open_task")),
-            Read::Lost(NotReplayed::OpeningRefused, 1)
-        ));
         let others =
             Record::new(Stream::Decision, "decision.deny_repeated", at).with("count", 7).with("recorded", 0);
         assert!(matches!(read(others), Read::Lost(NotReplayed::CountedOnly, 7)));
         assert!(matches!(read(record("decision.noted", "")), Read::Nothing));
-        // The task of an exchange has a record of its own.
-        assert!(matches!(read(record("decision.allow", "token_exchange")), Read::Nothing));
+        let late = record("decision.deny", "claim_task").with("meanwhile", true);
+        assert!(matches!(read(late), Read::Lost(NotReplayed::Meanwhile, 1)));
     }
 }

@@ -1,142 +1,154 @@
 //! One recorded request, decided by the code that decides: with who asked, the tree and the time of then, under any rules.
 
 use dayfly_domain::caller::{Caller, Via};
-use dayfly_domain::decision::{self, Decision, Denial, Grant, Ruling, Wish};
+use dayfly_domain::decision::{self, Decision, Denial, Grant, Opening, Ruling, Wish};
 use dayfly_domain::rules::Rules;
-use dayfly_domain::scope::{Ceiling, ScopeAsk};
+use dayfly_domain::scope::Ceiling;
 use dayfly_domain::simulation::{NotReplayed, Outcome, Replayed, Subject, Terms, What};
-use dayfly_domain::task::{AnchorKind, Offer, Task, TaskState};
+use dayfly_domain::task::{Anchor, AnchorKind, Task};
 use dayfly_domain::time::Ttl;
 
-use super::super::explain::enforced;
-use super::super::open_task::check_anchor;
+use super::super::explain::{Wanted, enforced};
+use super::super::open_task::{check_anchor, check_depth};
 use super::super::{Broker, OperationError, Request, authorize, exchange};
-use super::question::{Asked, Question};
+use super::question::{Asked, just_after};
 use super::trees::Trees;
 use crate::caller::admit_through;
 
-/// The tree the request stood in.
-pub(super) fn stand(broker: &Broker, asked: &Asked, trees: &Trees) -> Result<Vec<Task>, NotReplayed> {
-    let mut lineage = match asked.question.task() {
-        Some(task) => trees.at(task, asked.at),
-        None => Vec::new(),
-    };
-    match (&asked.question, lineage.last_mut()) {
-        (Question::Exchange { ask, task: None }, _) => {
-            let ceiling = Ceiling::new(vec![ask.clone()]);
-            lineage.push(exchange::new_task(broker, &asked.caller, &[], ceiling, None, asked.at));
-        }
-        (_, None) => return Err(NotReplayed::TaskUnknown),
-        // It was an offer until then.
-        (Question::Claim { taken: true, .. }, Some(own)) => {
-            let (TaskState::Open { deadline } | TaskState::Ended { at: deadline, .. }) = own.state;
-            own.offer = Some(Offer { deadline });
-        }
-        (_, Some(_)) => {}
+/// Where a request stood.
+pub(super) struct Stand {
+    /// The tree it was asked in: of what would open a task the tree above it.
+    pub(super) lineage: Vec<Task>,
+    /// What the task hangs on that was opened or claimed.
+    anchor: Option<Anchor>,
+}
+
+/// Where the request stood.
+pub(super) fn stand(asked: &Asked, trees: &Trees) -> Result<Stand, NotReplayed> {
+    let at = asked.recorded.at;
+    let lineage = asked.recorded.task.map(|task| trees.at(task, at)).unwrap_or_default();
+    // A claim of what is not there is refused as any other.
+    let is_claim = matches!(asked.recorded.asked, Wanted::Task(Opening::Claimed));
+    if asked.recorded.task.is_some() && lineage.is_empty() && !is_claim {
+        return Err(NotReplayed::TaskUnknown);
     }
-    Ok(lineage)
+    let own = asked.own.and_then(|own| trees.at(own, just_after(at)).pop());
+    Ok(Stand { lineage, anchor: own.map(|own| own.anchor) })
 }
 
 /// What the request would be told under the rules.
-pub(super) fn outcome(broker: &Broker, rules: &Rules, asked: &Asked, lineage: &[Task]) -> Outcome {
-    let stage = rules.stage_of(&asked.caller.spiffe_id).unwrap_or(asked.caller.stage);
-    let caller = Caller { stage, ..asked.caller.clone() };
+pub(super) fn outcome(broker: &Broker, rules: &Rules, asked: &Asked, stand: &Stand) -> Outcome {
+    let (at, who) = (asked.recorded.at, &asked.recorded.caller);
+    let caller = Caller { stage: rules.stage_of(&who.spiffe_id).unwrap_or(who.stage), ..who.clone() };
     if let Via::Agent { node } = &caller.via
         && let Err(refused) = admit_through(rules, node, &caller.spiffe_id)
     {
         return Outcome::Denied { reason: refused.reason(), message: refused.to_string() };
     }
-    let (at, request) = (asked.at, request(asked, caller));
-    let caller = &request.caller;
-    let (own, above) = lineage.split_last().expect("a lineage holds the task itself");
-    // How deep a tree may be is no rule: what is replayed was not too deep.
-    let opened = |checked: Result<(), Denial>| match checked {
-        Ok(()) => Outcome::Allowed(None),
-        Err(denial) => denied(denial),
-    };
-    match &asked.question {
-        Question::Credential { wish, .. } => credential(broker, rules, &request, lineage, wish),
-        Question::Action { act, .. } => {
-            let Ruling { decision, .. } = decision::decide_act(rules, caller, lineage, act, at);
-            match enforced(broker, decision) {
-                Decision::Deny(denial) => denied(denial),
-                Decision::Allow(grant) => match authorize::last_moment(&request, &grant) {
-                    Ok(until) => allowed(grant, at.until(until), false),
-                    Err(denial) => denied(denial),
-                },
-            }
+    let request = Request { id: asked.request, caller, at };
+    let lineage = &stand.lineage;
+    match &asked.recorded.asked {
+        // The caller named no scope: which one the record names came of the decision.
+        Wanted::Wish(Wish { act: Some(act), .. }) | Wanted::Act(act) => {
+            action(broker, rules, &request, lineage, act)
         }
-        Question::Exchange { ask, .. } => {
-            let checked = match above.last() {
-                None => decision::check_open(rules, caller, above, &own.ceiling, at),
-                // A token only hands on what its holder's task may: it was checked that the holder had been given it.
-                Some(task) => {
-                    decision::check_on_behalf(rules, caller, &task.opened_by, above, &own.ceiling, at)
-                }
-            };
-            match opened(checked) {
-                Outcome::Allowed(_) => {
-                    let wish = Wish { ask: ask.clone(), ttl: None, act: None };
-                    credential(broker, rules, &request, lineage, &wish)
-                }
-                refused @ Outcome::Denied { .. } => refused,
-            }
-        }
-        Question::Open { .. } => refused_anchor(rules, &request, own)
-            .unwrap_or_else(|| opened(decision::check_open(rules, caller, above, &own.ceiling, at))),
-        Question::Delegate { .. } => {
-            opened(decision::check_delegate(rules, caller, above, &own.opened_by, &own.ceiling, at))
-        }
-        Question::Claim { .. } => refused_anchor(rules, &request, own).unwrap_or_else(|| {
-            match decision::check_claim(rules, caller, lineage, at) {
+        Wanted::Wish(wish) => credential(broker, rules, &request, lineage, wish),
+        Wanted::Task(opening) => {
+            let refused = stand.anchor.as_ref().and_then(|anchor| refused_anchor(rules, &request, anchor));
+            refused.unwrap_or_else(|| match checked(rules, &request, asked, lineage, opening) {
                 Ok(()) => Outcome::Allowed(None),
                 Err(denial) => denied(denial),
+            })
+        }
+        Wanted::Exchange(opening, ask) => match checked(rules, &request, asked, lineage, opening) {
+            Ok(()) => {
+                let ceiling = Ceiling::new(vec![ask.clone()]);
+                let mut tree = lineage.clone();
+                tree.push(exchange::new_task(broker, &request.caller, lineage, ceiling, None, at));
+                let wish = Wish { ask: ask.clone(), ttl: None, act: None };
+                credential(broker, rules, &request, &tree, &wish)
             }
-        }),
+            Err(denial) => denied(denial),
+        },
     }
 }
 
 /// The request for the tally.
-pub(super) fn replayed(asked: &Asked, lineage: &[Task]) -> Replayed {
-    let holder = || lineage.last().map(|task| task.opened_by.to_string()).unwrap_or_default();
-    let of_scope = |ask: &ScopeAsk| (What::Credential, ask.scope.clone());
-    let (what, name) = match &asked.question {
-        Question::Credential { wish, .. } => of_scope(&wish.ask),
-        Question::Exchange { ask, .. } => of_scope(ask),
-        Question::Action { act, .. } => (What::Action, act.to_string()),
-        Question::Open { .. } => (What::OpenTask, String::new()),
-        Question::Delegate { .. } => (What::DelegateTask, holder()),
-        Question::Claim { .. } => (What::ClaimTask, String::new()),
+pub(super) fn replayed(asked: &Asked) -> Replayed {
+    let (what, name) = match &asked.recorded.asked {
+        Wanted::Wish(Wish { act: Some(act), .. }) | Wanted::Act(act) => (What::Action, act.to_string()),
+        Wanted::Wish(Wish { ask, .. }) | Wanted::Exchange(_, ask) => (What::Credential, ask.scope.clone()),
+        Wanted::Task(Opening::Delegated { to, .. }) => (What::DelegateTask, to.to_string()),
+        Wanted::Task(Opening::Own { .. } | Opening::OnBehalf { .. }) => (What::OpenTask, String::new()),
+        Wanted::Task(Opening::Claimed) => (What::ClaimTask, String::new()),
     };
     Replayed {
-        at: asked.at,
+        at: asked.recorded.at,
         request: asked.request.to_string(),
-        spiffe_id: asked.caller.spiffe_id.clone(),
+        spiffe_id: asked.recorded.caller.spiffe_id.clone(),
         subject: Subject { what, name },
         refused: asked.refused.clone(),
     }
 }
 
-fn request(asked: &Asked, caller: Caller) -> Request {
-    Request { id: asked.request, caller, at: asked.at }
+/// Whether a task may be opened, or claimed. How deep a tree may be is no rule.
+fn checked(
+    rules: &Rules,
+    request: &Request,
+    asked: &Asked,
+    above: &[Task],
+    opening: &Opening,
+) -> Result<(), Denial> {
+    let (caller, at) = (&request.caller, request.at);
+    match opening {
+        Opening::Claimed => return decision::check_claim(rules, caller, above, at),
+        Opening::Own { ceiling } => decision::check_open(rules, caller, above, ceiling, at),
+        Opening::Delegated { to, ceiling } => decision::check_delegate(rules, caller, above, to, ceiling, at),
+        Opening::OnBehalf { given_by, ceiling } => {
+            decision::check_on_behalf(rules, caller, given_by, above, ceiling, at)
+        }
+    }?;
+    check_depth(asked.recorded.deepest(above), above)
 }
 
 fn credential(broker: &Broker, rules: &Rules, request: &Request, lineage: &[Task], wish: &Wish) -> Outcome {
     let decision = decision::decide(rules, &request.caller, lineage, wish, request.at);
     match enforced(broker, decision) {
         Decision::Allow(grant) => {
-            let ttl = grant.ttl;
-            allowed(grant, ttl, wish.act.is_none())
+            let target = grant.scope.target.render(&grant.ask.parameters).unwrap_or_default();
+            let target = Some((grant.scope.provider.clone(), target));
+            Outcome::Allowed(Some(Terms { ttl: grant.ttl, target, narrowing: grant.narrowing }))
         }
         Decision::Deny(denial) => denied(denial),
     }
 }
 
+fn action(
+    broker: &Broker,
+    rules: &Rules,
+    request: &Request,
+    lineage: &[Task],
+    act: &decision::Act,
+) -> Outcome {
+    let Ruling { decision, .. } = decision::decide_act(rules, &request.caller, lineage, act, request.at);
+    let grant: Grant = match enforced(broker, decision) {
+        Decision::Allow(grant) => grant,
+        Decision::Deny(denial) => return denied(denial),
+    };
+    match authorize::last_moment(request, &grant) {
+        Ok(until) => {
+            let ttl: Ttl = request.at.until(until);
+            Outcome::Allowed(Some(Terms { ttl, target: None, narrowing: grant.narrowing }))
+        }
+        Err(denial) => denied(denial),
+    }
+}
+
 /// The refusal, where the task hangs on what its agent may not name. Offers and exchanges hang on nothing that anybody
 /// names.
-fn refused_anchor(rules: &Rules, request: &Request, own: &Task) -> Option<Outcome> {
-    let observed = match own.anchor.kind {
-        AnchorKind::CgroupOwned | AnchorKind::Process => Some(own.anchor.clone()),
+fn refused_anchor(rules: &Rules, request: &Request, anchor: &Anchor) -> Option<Outcome> {
+    let observed = match anchor.kind {
+        AnchorKind::CgroupOwned | AnchorKind::Process => Some(anchor.clone()),
         AnchorKind::Stream | AnchorKind::Offer | AnchorKind::Deadline => return None,
     };
     match check_anchor(rules, request, observed) {
@@ -144,14 +156,6 @@ fn refused_anchor(rules: &Rules, request: &Request, own: &Task) -> Option<Outcom
         // Nothing else is wrong with what was once taken.
         Ok(_) | Err(_) => None,
     }
-}
-
-fn allowed(grant: Grant, ttl: Ttl, gives_credential: bool) -> Outcome {
-    let target = gives_credential.then(|| {
-        let rendered = grant.scope.target.render(&grant.ask.parameters).unwrap_or_default();
-        (grant.scope.provider.clone(), rendered)
-    });
-    Outcome::Allowed(Some(Terms { ttl, target, narrowing: grant.narrowing }))
 }
 
 fn denied(denial: Denial) -> Outcome {

@@ -1,6 +1,7 @@
 //! Trees of tasks as they stood at the moments of recorded requests.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use dayfly_domain::id::TaskId;
 use dayfly_domain::task::Task;
@@ -20,8 +21,8 @@ impl Trees {
     ) -> Result<Self, StoreError> {
         let mut trees = HashMap::new();
         for (task, at) in wanted {
-            if !trees.contains_key(&(task, at)) {
-                trees.insert((task, at), store.lineage_at(task, at).await?);
+            if let Entry::Vacant(unread) = trees.entry((task, at)) {
+                unread.insert(store.lineage_at(task, at).await?);
             }
         }
         Ok(Self(trees))
