@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
-use std::collections::BTreeSet;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,13 +21,16 @@ use dayfly_broker::providers::BoxError;
 use dayfly_broker::providers::vault::{JwtSource, TransitConfig, TransitKeys};
 use dayfly_broker::signer::{HolderError, KeyHolder, Keyring, SignError, Signer, Use};
 use dayfly_broker::store::sqlite::{Options, SqliteStore};
+use dayfly_client::CallError;
 use dayfly_devspiffe::Authority;
 use dayfly_domain::key::KeyState;
 use dayfly_domain::secret::Secret;
 use dayfly_domain::time::Timestamp;
+use dayfly_proto::v1;
 use harness::{Answers, StaticSite, TcpProxy, Vault, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use world::{ADMIN, DOCUMENTS, Setup, TRAINER, World as Site, reason, scope};
 
 const BROKER: &str = "spiffe://example.org/dayfly/broker";
 const KEYS: [(&str, &str); 3] =
@@ -194,6 +199,70 @@ async fn while_vault_is_away_nothing_is_signed_and_the_keys_are_told_on() {
     proxy.set(Answers::Pass);
     eventually("the keys", Duration::from_secs(20), || ring.refresh(&world.store)).await.unwrap();
     ring.sign(Use::Access, "at+jwt", &json!({})).await.expect("it learns them when Vault is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_its_vault_gives_nothing_and_goes_on_taking_back() {
+    let mut world = World::new().await;
+    let keys = format!("[keys.vault_transit]\naddress = {:?}\naudience = \"vault\"", world.vault.url());
+    let setup = Setup { sections: &keys, authority: Some(world.authority.clone()), ..Setup::default() };
+    let mut site = Site::set_up(setup).await;
+    site.apply(DOCUMENTS).await;
+    let (admin, trainer) = (site.connect(ADMIN).await, site.connect(TRAINER).await);
+    let told = admin.keys().list_keys(v1::ListKeysRequest {}).await.unwrap().into_inner().keys;
+    let of_access = told.iter().find(|key| key.r#use == "access").expect("read from Vault");
+    assert_eq!(
+        (of_access.state.as_str(), of_access.place.as_str()),
+        ("active", "transit/keys/dayfly-access version 1")
+    );
+    assert!(!site.folder.path().join("keys").exists(), "none is made in files");
+
+    let open = v1::OpenTaskRequest { ceiling: vec![scope("direct-read", &[])], ..Default::default() };
+    let task = trainer.credentials().open_task(open).await.unwrap().into_inner();
+    let issue = || {
+        let asked = v1::IssueCredentialRequest {
+            task_id: task.task_id.clone(),
+            task_key: task.task_key.clone(),
+            scope: Some(scope("direct-read", &[])),
+            ..Default::default()
+        };
+        let trainer = trainer.clone();
+        async move { trainer.credentials().issue_credential(asked).await.map(tonic::Response::into_inner) }
+    };
+    let issued = issue().await.expect("Vault signs");
+    let Some(v1::issue_credential_response::Credential::Token(token)) = issued.credential else {
+        panic!("a token was asked for");
+    };
+    assert_eq!(header(&token.access_token)["kid"], of_access.kid);
+    let rotate = v1::RotateKeyRequest { r#use: "access".to_owned() };
+    let refused = CallError::from(admin.keys().rotate_key(rotate).await.unwrap_err());
+    assert_eq!(refused.reason.as_deref(), Some("KEY_HOLDER_REFUSED"));
+    let next = refused.next.unwrap_or_default();
+    assert!(next.contains("vault write -f transit/keys/dayfly-access/rotate"), "{next}");
+
+    world.vault.kill().unwrap();
+    assert_eq!(reason(issue().await), "SIGNER_UNAVAILABLE");
+    let leases = || async {
+        let all = v1::ListLeasesRequest { include_ended: true, ..Default::default() };
+        let leases = admin.admin().list_leases(all).await.unwrap().into_inner().leases;
+        leases.into_iter().map(|lease| (lease.lease_id, lease.state)).collect::<BTreeMap<_, _>>()
+    };
+    let before = leases().await;
+    assert_eq!(before[&issued.lease_id], "active");
+    assert!(before.values().filter(|state| *state != "active").all(|state| state == "ended"), "{before:?}");
+    let end = v1::EndTaskRequest {
+        task_id: task.task_id.clone(),
+        task_key: task.task_key.clone(),
+        ..Default::default()
+    };
+    let ended = trainer.credentials().end_task(end).await.unwrap().into_inner();
+    assert_eq!((ended.tasks_ended, ended.leases_queued), (1, 1));
+    assert_eq!(leases().await[&issued.lease_id], "revoking", "it runs out: the scope is checked offline");
+    // A leaked key is out though nobody who holds it can be asked.
+    let out = v1::CompromiseKeyRequest { kid: of_access.kid.clone(), ..Default::default() };
+    let out = admin.keys().compromise_key(out).await.unwrap().into_inner();
+    assert_eq!(out.key.unwrap().state, "compromised");
+    assert!(out.by_hand.contains("min_decryption_version=2"), "{}", out.by_hand);
 }
 
 /// A Vault set up from `deploy/vault`, and a store.

@@ -104,6 +104,7 @@ impl World {
     fn write_config(&self, endpoint: &str, setup: &Setup<'_>) -> std::path::PathBuf {
         let Setup { admins, limits, issuer, sections, .. } = setup;
         let at = |name: &str| self.folder.path().join(name).display().to_string();
+        let keys = setup.keys.map_or_else(|| at("keys"), |keys| keys.display().to_string());
         let text = format!(
             r#"
 [identity]
@@ -113,8 +114,7 @@ grpc = "{address}"
 break_glass = "{glass}"
 [state]
 dir = "{state}"
-[keys]
-dir = "{keys}"
+{keys}
 [[trust_domain]]
 name = "example.org"
 stages = ["training", "inference", "retrieval", "tool", "node", "admin"]
@@ -131,7 +131,9 @@ root = ["{ADMIN}"]
             address = self.address,
             glass = at("glass.sock"),
             state = at("state"),
-            keys = setup.keys.map_or_else(|| at("keys"), |keys| keys.display().to_string()),
+            // Unless a further section says that they are elsewhere.
+            keys =
+                if sections.contains("[keys.") { String::new() } else { format!("[keys]\ndir = {keys:?}") },
         );
         let path = self.folder.path().join("broker.toml");
         std::fs::write(&path, text).expect("the folder is writable");
