@@ -80,6 +80,8 @@ ids! {
     RequestId,
     /// Names a request for approval, and the approval it leads to.
     ApprovalId,
+    /// Names one use of the kill switch.
+    KillId,
 }
 
 impl From<TaskId> for SessionId {

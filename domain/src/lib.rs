@@ -10,6 +10,7 @@
 //! | [`brake`] | when a node's silence ends its tasks, and when too many are silent for that |
 //! | [`task`], [`lease`] | the two state machines |
 //! | [`decision`] | allow or deny, with the reasons |
+//! | [`kill`] | what is cut off until an admin lifts it |
 //! | [`artifact`] | what is loaded, called or queried, and the scopes that allow it |
 //! | [`hypothesis`], [`reach`], [`who_can`] | questions about access, each answered by asking for a decision |
 //! | [`review`] | what was used of bindings, and what would have sufficed |
@@ -33,6 +34,7 @@ pub mod document;
 pub mod hypothesis;
 pub mod id;
 pub mod key;
+pub mod kill;
 pub mod lease;
 pub mod lint;
 pub mod node;

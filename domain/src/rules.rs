@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::approval::Approval;
 use crate::binding::Binding;
 use crate::binding_index::BindingIndex;
+use crate::kill::Kills;
 use crate::node::{NodeRule, TrustDomainRule};
 use crate::parameter::Parameters;
 use crate::pattern::{SpiffePattern, common_id};
@@ -46,6 +47,7 @@ pub struct Rules {
     policies: Vec<PolicySource>,
     judge: Option<Arc<dyn Judge>>,
     approvals: HashMap<SpiffeId, Vec<Approval>>,
+    kills: Arc<Kills>,
 }
 
 impl Rules {
@@ -81,6 +83,7 @@ impl Rules {
             policies: Vec::new(),
             judge: None,
             approvals: HashMap::new(),
+            kills: Arc::default(),
         }
     }
 
@@ -121,6 +124,22 @@ impl Rules {
             }
         };
         Self { approvals: by_identity, digest, ..self }
+    }
+
+    /// The same rules with these kills in place of those there were. What they cut off is denied whatever bindings say.
+    #[must_use]
+    pub fn with_kills(self, kills: Arc<Kills>) -> Self {
+        Self { kills, ..self }
+    }
+
+    /// What is cut off.
+    pub fn kills(&self) -> &Arc<Kills> {
+        &self.kills
+    }
+
+    /// Whether an identity is cut off.
+    pub fn cuts_off(&self, id: &SpiffeId) -> bool {
+        !self.kills.is_empty() && self.kills.strike_identity(id, self.stage_of(id))
     }
 
     /// The policies, if any stand.

@@ -41,7 +41,39 @@ pub(super) fn check_caller(rules: &Rules, caller: &Caller, now: Timestamp) -> Re
             let what = format!("{} fills stage {stage}, which holds no target scopes", caller.spiffe_id);
             Err(DenyReason::StageHoldsNoScopes.denial(what))
         }
-        Some(_) => Ok(()),
+        Some(_) => check_not_cut_off(rules, caller),
+    }
+}
+
+/// Neither the identity is cut off, nor the node it comes through.
+fn check_not_cut_off(rules: &Rules, caller: &Caller) -> Result<(), Denial> {
+    let node = caller.via.node().filter(|node| rules.kills().strike_node(node));
+    let struck = if rules.cuts_off(&caller.spiffe_id) { Some(&caller.spiffe_id) } else { node };
+    match struck {
+        None => Ok(()),
+        Some(id) => Err(DenyReason::CutOff.denial(format!("{id} is cut off"))),
+    }
+}
+
+/// No task above is held by whom was cut off. Such a task ends; the request may come before its end does.
+pub(super) fn check_chain_not_cut_off(rules: &Rules, above: &[Task]) -> Result<(), Denial> {
+    let is_struck = |task: &&Task| {
+        rules.cuts_off(&task.opened_by)
+            || task.node.as_ref().is_some_and(|node| rules.kills().strike_node(node))
+    };
+    match above.iter().find(is_struck) {
+        None => Ok(()),
+        Some(task) => {
+            Err(DenyReason::CutOff.denial(format!("the holder of task {} above is cut off", task.id)))
+        }
+    }
+}
+
+/// Neither the scope is cut off, nor its provider. Asked only of a scope that is granted: else it would tell what there is.
+pub(super) fn check_scope_not_cut_off(rules: &Rules, scope: &Scope) -> Result<(), Denial> {
+    match rules.kills().strike_scope(&scope.name, &scope.provider) {
+        false => Ok(()),
+        true => Err(DenyReason::CutOff.denial(format!("scope {:?} is cut off", scope.name))),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 use super::binding::first_without_grant;
-use super::facts::{check_caller, check_lineage, not_granted};
+use super::facts::{check_caller, check_chain_not_cut_off, check_lineage, not_granted};
 use super::witness::{Notes, Silent, Step, Way, Witness};
 use super::{Denial, DenyReason};
 
@@ -124,6 +124,7 @@ impl Facts<'_> {
         if !above.is_empty() {
             way.step("task", check_lineage(caller, above, now).map(drop))?;
         }
+        self.check_kills(&mut way)?;
         way.step("way", check_way(rules, caller, ceiling))?;
         way.step("parameters", check_lines(rules, caller, ceiling))?;
         way.step("ceiling", check_declared(above, ceiling))?;
@@ -139,6 +140,7 @@ impl Facts<'_> {
         let Facts { rules, caller, above, now } = *self;
         way.step("caller", check_caller(rules, caller, now))?;
         way.step("task", check_lineage(caller, above, now).map(drop))?;
+        self.check_kills(&mut way)?;
         way.step("holder", self.check_caller_holds())?;
         way.step("workload", check_workload(rules, to))?;
         way.step("parameters", check_lines(rules, caller, ceiling))?;
@@ -156,6 +158,7 @@ impl Facts<'_> {
         let Facts { rules, caller, above, now } = *self;
         way.step("caller", check_caller(rules, caller, now))?;
         way.step("task", self.check_giver_open())?;
+        self.check_kills(&mut way)?;
         way.step("holder", self.check_giver_holds(given_by))?;
         way.step("way", check_way(rules, caller, ceiling))?;
         way.step("parameters", check_lines(rules, caller, ceiling))?;
@@ -167,7 +170,16 @@ impl Facts<'_> {
     fn claimed<W: Witness>(&self, mut way: Way<'_, W>) -> Result<(), Denial> {
         way.step("caller", check_caller(self.rules, self.caller, self.now))?;
         way.step("offer", self.check_offered())?;
+        self.check_kills(&mut way)?;
         way.end()
+    }
+
+    /// Nobody above is cut off. No step is told where no kill stands.
+    fn check_kills<W: Witness>(&self, way: &mut Way<'_, W>) -> Result<(), Denial> {
+        match self.rules.kills().is_empty() {
+            true => Ok(()),
+            false => way.step("kills", check_chain_not_cut_off(self.rules, self.above)),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -219,7 +231,10 @@ impl Facts<'_> {
 /// Whom a task is opened for may hold something.
 fn check_workload(rules: &Rules, to: &SpiffeId) -> Result<(), Denial> {
     if rules.stage_of(to).is_some_and(|stage| stage.holds_target_scopes()) {
-        return Ok(());
+        return match rules.cuts_off(to) {
+            true => Err(DenyReason::CutOff.denial(format!("{to} is cut off"))),
+            false => Ok(()),
+        };
     }
     let what = format!("{to} fills no stage that holds target scopes");
     Err(DenyReason::DelegationNotAllowed.denial(what))

@@ -46,11 +46,13 @@ pub enum DenyReason {
     PolicyCannotNarrow,
     /// The tree of tasks is as deep as it may be.
     TaskTreeTooDeep,
+    /// An admin cut off the identity, its node, a task above it, or the scope.
+    CutOff,
 }
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [DenyReason; 19] = [
+    pub const ALL: [DenyReason; 20] = [
         DenyReason::IdentityUnknown,
         DenyReason::StageHoldsNoScopes,
         DenyReason::ProofExpired,
@@ -70,6 +72,7 @@ impl DenyReason {
         DenyReason::PolicyFailed,
         DenyReason::PolicyCannotNarrow,
         DenyReason::TaskTreeTooDeep,
+        DenyReason::CutOff,
     ];
 
     /// The code on the wire.
@@ -94,6 +97,7 @@ impl DenyReason {
             DenyReason::PolicyFailed => "POLICY_FAILED",
             DenyReason::PolicyCannotNarrow => "POLICY_CANNOT_NARROW",
             DenyReason::TaskTreeTooDeep => "TASK_TREE_TOO_DEEP",
+            DenyReason::CutOff => "CUT_OFF",
         }
     }
 
@@ -131,6 +135,7 @@ impl DenyReason {
                 "give the platform team the request id; the policy asks for what the target cannot do"
             }
             DenyReason::TaskTreeTooDeep => "do it in a task that is open, or nest fewer tasks",
+            DenyReason::CutOff => "ask the platform team: an admin cut it off, and only an admin lifts that",
         }
     }
 

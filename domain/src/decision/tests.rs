@@ -1,4 +1,5 @@
 mod delegation;
+mod kills;
 mod properties;
 mod reach;
 mod review;

@@ -11,7 +11,10 @@ use crate::time::{Timestamp, Ttl};
 
 use super::act;
 use super::binding;
-use super::facts::{Facts, check_caller, check_ceilings, check_lineage, deadline_of, not_granted};
+use super::facts::{
+    Facts, check_caller, check_ceilings, check_chain_not_cut_off, check_lineage, check_scope_not_cut_off,
+    deadline_of, not_granted,
+};
 use super::witness::{Way, Witness};
 use super::{Act, Denial, DenyReason, Grant};
 
@@ -33,6 +36,11 @@ pub(super) fn walk<W: Witness>(facts: &Facts<'_>, witness: &mut W) -> Result<Gra
     let scope = way.stop(scope)?;
     let found = binding::find(facts, scope, task, way.witness);
     way.go_on(found.as_ref().map(|_| ()).map_err(Clone::clone))?;
+    if !rules.kills().is_empty() {
+        let standing =
+            check_chain_not_cut_off(rules, lineage).and_then(|()| check_scope_not_cut_off(rules, scope));
+        way.step("kills", standing)?;
+    }
     way.step("parameters", check_parameters(facts, scope))?;
     way.step("ceiling", check_ceilings(lineage, ask))?;
     if let Some(act) = &wish.act {

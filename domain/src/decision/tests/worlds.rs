@@ -49,7 +49,7 @@ impl Dice {
 
 pub(super) const IDENTITIES: [&str; 7] =
     ["train/a", "train/b", "infer/planner", "infer/x", "retrieval/r", "tool/t", "tool/u"];
-const PATTERNS: [&str; 9] = [
+pub(super) const PATTERNS: [&str; 9] = [
     "spiffe://example.org/**",
     "spiffe://example.org/*/*",
     "spiffe://example.org/train/*",
