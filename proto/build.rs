@@ -1,7 +1,7 @@
 //! Compiles the protos with protox, so that no system `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["scope", "credential", "node", "admin", "approval", "question", "key"]
+    let files = ["scope", "credential", "node", "admin", "approval", "question", "key", "revocation"]
         .map(|name| format!("dayfly/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");

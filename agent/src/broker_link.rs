@@ -10,7 +10,7 @@ use std::time::Duration;
 use dayfly_client::{BrokerClient, CallError, Health, Identity};
 use dayfly_proto::v1::attach_request::Message as Up;
 use dayfly_proto::v1::attach_response::Message as Down;
-use dayfly_proto::v1::{AttachRequest, AttachResponse, Heartbeat, Hello, Welcome};
+use dayfly_proto::v1::{AttachRequest, AttachResponse, Heartbeat, Hello, KillAcknowledged, Welcome};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
@@ -202,6 +202,11 @@ impl BrokerLink {
                         }
                         Ok(())
                     }
+                    // What it ends came in the messages before: all of that is dropped here.
+                    Ok(Some(AttachResponse { message: Some(Down::CutOff(notice)) })) => {
+                        warn!(kill_id = %notice.kill_id, "an admin used the kill switch");
+                        send(up, Up::KillAcknowledged(KillAcknowledged { kill_id: notice.kill_id })).await
+                    }
                     Ok(Some(AttachResponse { message: Some(message) })) => {
                         self.hear(message);
                         Ok(())
@@ -266,6 +271,7 @@ impl BrokerLink {
         match message {
             Down::HeartbeatHeard(_) => {}
             Down::Welcome(_) => debug!("the broker welcomes us twice"),
+            Down::CutOff(_) => unreachable!("answered where it can be"),
             Down::EndRecorded(recorded) => self.tasks.recorded(&recorded.task_id),
             Down::EndTask(order) => {
                 info!(task_id = %order.task_id, cause = %order.cause, "the broker orders an end");

@@ -17,6 +17,7 @@ use dayfly_proto::v1::credential_service_server::CredentialServiceServer;
 use dayfly_proto::v1::key_service_server::KeyServiceServer;
 use dayfly_proto::v1::node_service_server::NodeServiceServer;
 use dayfly_proto::v1::question_service_server::QuestionServiceServer;
+use dayfly_proto::v1::revocation_service_server::RevocationServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -35,6 +36,7 @@ use crate::operations::apply::reload;
 use crate::operations::elsewhere;
 use crate::operations::lapse::Lapses;
 use crate::operations::notice::Notices;
+use crate::operations::settle::KillsSettle;
 use crate::operations::stream_anchor::StreamAnchors;
 use crate::operations::{Broker, Signing};
 use crate::providers::Catalogue;
@@ -47,7 +49,7 @@ use crate::public::introspection;
 use crate::public::{Discovery, Endpoints, Introspector, Ledger};
 use crate::rate::Rate;
 use crate::receipts::Receipts;
-use crate::revoker::{self, Wake};
+use crate::revoker::{self, Breakers, Wake};
 use crate::signer::{FileKeys, KeyHolder, Keyring, Signer, Use};
 use crate::store::Store;
 use crate::store::postgres::PostgresStore;
@@ -87,6 +89,8 @@ impl App {
             approvals_from_one_host: config.admins.approvals_from_one_host,
             reloading: tokio::sync::Mutex::default(),
             simulating: Arc::new(Semaphore::new(1)),
+            kills_settle: KillsSettle::default(),
+            breakers: Breakers::default(),
             wake: Wake::default(),
             notices: Notices::default(),
             stream_anchors: StreamAnchors::default(),
@@ -100,6 +104,8 @@ impl App {
         });
         let app = Self { broker, store, servers: TaskTracker::new(), stop: CancellationToken::new() };
         reload(&app.broker).await.context("the stored documents")?;
+        // A crash may have come between a kill and what it ends.
+        app.broker.kills_settle.begin(app.broker.clock.now() + app.broker.limits.kill_settles);
         app.servers.spawn(janitor::run(Arc::clone(&app.broker), app.stop.clone()));
         if app.broker.store.is_shared() {
             app.servers.spawn(elsewhere::run(Arc::clone(&app.broker), app.stop.clone()));
@@ -249,6 +255,7 @@ impl App {
             .add_service(approvals)
             .add_service(keys)
             .add_service(admin_server(api.clone()))
+            .add_service(revocation_server(api.clone()))
             .add_service(question_server(api))
             .add_service(health_service)
             .add_service(reflection);
@@ -265,8 +272,10 @@ impl App {
         let Some(path) = &config.listen.break_glass else { return Ok(()) };
         let listener: UnixListener = listen::unix(path, 0o600)?;
         let api = Api { broker: Arc::clone(&self.broker), callers: None };
-        let router =
-            Server::builder().add_service(admin_server(api.clone())).add_service(question_server(api));
+        let router = Server::builder()
+            .add_service(admin_server(api.clone()))
+            .add_service(revocation_server(api.clone()))
+            .add_service(question_server(api));
         let stopped = self.stop.clone().cancelled_owned();
         self.servers.spawn(async move {
             let served =
@@ -366,6 +375,13 @@ impl App {
 fn admin_server(api: Api) -> AdminServiceServer<Api> {
     AdminServiceServer::new(api)
         .max_decoding_message_size(MAX_ADMIN_REQUEST)
+        .max_encoding_message_size(MAX_ADMIN_ANSWER)
+}
+
+fn revocation_server(api: Api) -> RevocationServiceServer<Api> {
+    let most = api.broker.limits.message_bytes;
+    RevocationServiceServer::new(api)
+        .max_decoding_message_size(most)
         .max_encoding_message_size(MAX_ADMIN_ANSWER)
 }
 

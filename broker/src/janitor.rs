@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dayfly_domain::id::TaskId;
 use dayfly_domain::task::EndCause;
@@ -11,6 +11,7 @@ use dayfly_domain::time::{Timestamp, Ttl};
 use tokio_util::sync::CancellationToken;
 
 use crate::operations::end_task::{end, end_by_signal};
+use crate::operations::kill::finish;
 use crate::operations::{Broker, lapse};
 use crate::store::{EndWhich, StoreError};
 
@@ -18,6 +19,8 @@ use crate::store::{EndWhich, StoreError};
 const PERIOD: Duration = Duration::from_millis(500);
 /// How often brokers that share the state tell each other which streams stand.
 const TELL_STREAMS: Ttl = Ttl::seconds(2);
+/// How often the revocation queue is measured.
+const MEASURED_EVERY: Duration = Duration::from_secs(5);
 /// Rows swept in one transaction.
 const CHUNK: u32 = 500;
 /// How long the hash of a client assertion is kept after the assertion ran out: longer than a request that brings it
@@ -30,7 +33,12 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
         tracing::error!(error = &error as &dyn std::error::Error, "open tasks could not be read");
     }
     let mut streams_told = broker.clock.now();
+    let mut measured: Option<Instant> = None;
     loop {
+        if measured.is_none_or(|at| at.elapsed() >= MEASURED_EVERY) {
+            measure(&broker).await;
+            measured = Some(Instant::now());
+        }
         let now = broker.clock.now();
         if broker.store.is_shared() && now >= streams_told + TELL_STREAMS {
             streams_told = now;
@@ -53,16 +61,36 @@ async fn sweep(broker: &Broker) -> Result<(), StoreError> {
     end_without_stream(broker, now).await?;
     end(broker, EndWhich::Overdue, EndCause::Deadline, None).await?;
     lapse::sweep(broker).await?;
+    if broker.kills_settle.is_on(now) {
+        finish(broker).await?;
+    }
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
     while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
     while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}
-    broker.rate.forget_full(std::time::Instant::now());
+    broker.rate.forget_full(Instant::now());
     let mut counted = broker.denials.flush(now);
     counted.extend(broker.limited.flush(now));
     if !counted.is_empty() {
         broker.store.write_records(counted).await?;
     }
     Ok(())
+}
+
+/// Tells the operator how the revocation queue stands.
+async fn measure(broker: &Broker) {
+    let now = broker.clock.now();
+    broker.metrics.kills(&broker.rules.load().kills().count());
+    match broker.store.queue_depths(broker.limits.revocation_stuck_after).await {
+        Ok(depths) => {
+            broker.metrics.queues(&depths, |provider| broker.breakers.of(provider).is_tripped(), now);
+        }
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the revocation queue could not be measured"
+            );
+        }
+    }
 }
 
 /// Ends tasks of direct callers that have no stream, at this broker or another.

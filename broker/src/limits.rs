@@ -41,6 +41,18 @@ pub struct Limits {
     pub revocation_claim: Ttl,
     /// Revocations in flight at one target.
     pub revocations_in_flight: u32,
+    /// Tries in vain after which a revocation is tried less often and counted as stuck.
+    pub revocation_stuck_after: u32,
+    /// How long a stuck revocation waits between two tries.
+    pub revocation_stuck_pause: Ttl,
+    /// Open tasks, or leases, above which a kill needs a second admin.
+    pub wide_kill_tasks: u32,
+    /// The share of all that are open, in percent, above which a kill needs a second admin.
+    pub wide_kill_percent: u32,
+    /// So few that the share does not count.
+    pub wide_kill_few: u32,
+    /// How long after a kill what it cuts off is looked for again.
+    pub kill_settles: Ttl,
     /// Live and in-flight leases of one identity.
     pub live_leases_per_identity: u32,
     /// Live and in-flight leases of one scope, whoever holds them; a scope may say less.
@@ -85,6 +97,12 @@ impl Default for Limits {
             pending_overdue: Ttl::minutes(1),
             revocation_claim: Ttl::seconds(30),
             revocations_in_flight: 32,
+            revocation_stuck_after: 10,
+            revocation_stuck_pause: Ttl::minutes(5),
+            wide_kill_tasks: 50,
+            wide_kill_percent: 10,
+            wide_kill_few: 5,
+            kill_settles: Ttl::minutes(1),
             live_leases_per_identity: 1_000,
             live_leases_per_scope: 100_000,
             live_leases_per_session: 10_000,

@@ -1,7 +1,9 @@
 //! Figures for the operator, in Prometheus' names.
 
+use std::collections::HashMap;
+
 use dayfly_domain::decision::DenyReason;
-use dayfly_domain::time::Ttl;
+use dayfly_domain::time::{Timestamp, Ttl};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,10 +12,21 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::public::IntrospectionMetrics;
+use crate::store::queue::QueueDepth;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByProvider {
     provider: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfQueue {
+    provider: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +66,11 @@ pub struct Metrics {
     attaches_refused: Counter,
     revocations: Family<ByOutcome, Counter>,
     revocation_seconds: Histogram,
+    queued: Family<OfQueue, Gauge>,
+    stuck: Family<OfQueue, Gauge>,
+    waiting_seconds: Family<OfQueue, Gauge>,
+    targets_away: Family<OfQueue, Gauge>,
+    kills: Family<ByKind, Gauge>,
     token_exchanges: Family<ByAnswer, Counter>,
     /// Counters of the introspection listener.
     pub introspection: IntrospectionMetrics,
@@ -94,6 +112,24 @@ impl Default for Metrics {
             "From the end of a task to the target's word that the credential is gone",
             revocation_seconds.clone(),
         );
+        let queued = Family::default();
+        let stuck = Family::default();
+        let waiting_seconds = Family::default();
+        let targets_away = Family::default();
+        let kills = Family::default();
+        registry.register("revocations_queued", "Leases that wait to be taken back", queued.clone());
+        registry.register("revocations_stuck", "Of these, tried often in vain", stuck.clone());
+        registry.register(
+            "revocations_oldest_seconds",
+            "How long the oldest has waited",
+            waiting_seconds.clone(),
+        );
+        registry.register(
+            "targets_away",
+            "1 while revocations fail one after the other",
+            targets_away.clone(),
+        );
+        registry.register("kills_standing", "Kills that stand, by what they cut off", kills.clone());
         let token_exchanges = Family::default();
         registry.register("token_exchanges", "Answers of the token endpoint", token_exchanges.clone());
         let introspection = IntrospectionMetrics::default();
@@ -112,6 +148,11 @@ impl Default for Metrics {
             attaches_refused,
             revocations,
             revocation_seconds,
+            queued,
+            stuck,
+            waiting_seconds,
+            targets_away,
+            kills,
             token_exchanges,
             introspection,
         }
@@ -172,6 +213,34 @@ impl Metrics {
     /// A try of a revocation: `verified`, `applied`, `runs_out` or `failed`.
     pub fn revocation(&self, provider: &'static str, outcome: &'static str) {
         self.revocations.get_or_create(&ByOutcome { provider, outcome }).inc();
+    }
+
+    /// Several tries of revocations came to the same.
+    pub fn revocations(&self, provider: &'static str, outcome: &'static str, count: u32) {
+        self.revocations.get_or_create(&ByOutcome { provider, outcome }).inc_by(u64::from(count));
+    }
+
+    /// How the queues stand now. A provider that is not named has none.
+    pub fn queues(&self, depths: &[QueueDepth], away: impl Fn(&str) -> bool, now: Timestamp) {
+        for family in [&self.queued, &self.stuck, &self.waiting_seconds, &self.targets_away] {
+            family.clear();
+        }
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        for depth in depths {
+            let of = OfQueue { provider: depth.provider.clone() };
+            self.queued.get_or_create(&of).set(number(depth.queued));
+            self.stuck.get_or_create(&of).set(number(depth.stuck));
+            self.waiting_seconds.get_or_create(&of).set(number(depth.oldest.until(now).as_millis() / 1_000));
+            self.targets_away.get_or_create(&of).set(i64::from(away(&depth.provider)));
+        }
+    }
+
+    /// How many kills of each kind stand.
+    pub fn kills(&self, counts: &HashMap<&'static str, usize>) {
+        self.kills.clear();
+        for (kind, count) in counts {
+            self.kills.get_or_create(&ByKind { kind }).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The token endpoint answered: `given`, or with an error of OAuth.

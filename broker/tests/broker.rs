@@ -25,6 +25,8 @@ mod exchange_site;
 mod guard;
 #[path = "broker/keys.rs"]
 mod keys;
+#[path = "broker/kills.rs"]
+mod kills;
 #[path = "broker/limits.rs"]
 mod limits;
 #[path = "broker/nodes.rs"]

@@ -15,6 +15,7 @@ use crate::delegate::DelegateArgs;
 use crate::documents::DocumentCommand;
 use crate::explain::ExplainArgs;
 use crate::keys::KeyCommand;
+use crate::kill::KillArgs;
 use crate::leases::LeaseCommand;
 use crate::lint::LintArgs;
 use crate::nodes::NodeCommand;
@@ -22,6 +23,7 @@ use crate::output::Format;
 use crate::policy::PolicyCommand;
 use crate::reach::ReachArgs;
 use crate::review::ReviewArgs;
+use crate::revocations::RevocationsArgs;
 use crate::revoke::RevokeArgs;
 use crate::run::RunArgs;
 use crate::simulate::SimulateArgs;
@@ -127,6 +129,10 @@ pub enum AdminCommand {
     Lease(LeaseCommand),
     /// Take credentials back
     Revoke(RevokeArgs),
+    /// Cut off an identity, a scope, a node … until that is lifted
+    Kill(KillArgs),
+    /// See what waits to be taken back, since when and why
+    Revocations(RevocationsArgs),
     /// Name what is legal in documents and still a mistake
     Lint(LintArgs),
     /// Ask for temporary access to a scope that wants approval

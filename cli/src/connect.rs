@@ -9,6 +9,7 @@ use dayfly_client::v1::admin_service_client::AdminServiceClient;
 use dayfly_client::v1::approval_service_client::ApprovalServiceClient;
 use dayfly_client::v1::key_service_client::KeyServiceClient;
 use dayfly_client::v1::question_service_client::QuestionServiceClient;
+use dayfly_client::v1::revocation_service_client::RevocationServiceClient;
 use dayfly_client::{BreakGlassClient, BrokerClient, BrokerEndpoint, Identity, IdentityOptions};
 use dayfly_domain::document;
 use serde::Deserialize;
@@ -164,6 +165,14 @@ impl Admin {
             Admin::BreakGlass(broker) => broker.questions(),
         };
         client.max_encoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// A client for the kill switch and the revocation queue.
+    pub fn revocations(&self) -> RevocationServiceClient<Channel> {
+        match self {
+            Admin::Broker(broker) => broker.revocations(),
+            Admin::BreakGlass(broker) => broker.revocations(),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Exit {
     ChainBroken,
     /// Requests that are allowed would be denied.
     NewlyDenied,
+    /// A second admin must say yes first; nothing was done.
+    Waits,
     /// `run`: the program cannot be executed.
     NotExecutable,
     /// `run`: there is no such program.
@@ -27,7 +29,7 @@ pub enum Exit {
 
 impl Exit {
     /// Every outcome, in the order of the numbers.
-    pub const ALL: [Exit; 9] = [
+    pub const ALL: [Exit; 10] = [
         Exit::Done,
         Exit::Failed,
         Exit::Usage,
@@ -35,6 +37,7 @@ impl Exit {
         Exit::StillRevoking,
         Exit::ChainBroken,
         Exit::NewlyDenied,
+        Exit::Waits,
         Exit::NotExecutable,
         Exit::NotFound,
     ];
@@ -49,6 +52,7 @@ impl Exit {
             Exit::StillRevoking => 4,
             Exit::ChainBroken => 5,
             Exit::NewlyDenied => 6,
+            Exit::Waits => 7,
             Exit::NotExecutable => 126,
             Exit::NotFound => 127,
         }
@@ -68,6 +72,7 @@ impl Exit {
             }
             Exit::ChainBroken => "audit verify: a chain does not hold, or does not extend an earlier head",
             Exit::NewlyDenied => "simulate: recorded requests that are allowed would be denied",
+            Exit::Waits => "kill: it is wide and waits for a second admin; nothing was cut off",
             Exit::NotExecutable => "run: the program cannot be executed; the task was ended",
             Exit::NotFound => "run: the program was not found; the task was ended",
         }

@@ -17,6 +17,7 @@ mod exit;
 mod explain;
 mod failure;
 mod keys;
+mod kill;
 mod leases;
 mod lint;
 mod nodes;
@@ -25,6 +26,7 @@ mod policy;
 mod question;
 mod reach;
 mod review;
+mod revocations;
 mod revoke;
 mod run;
 mod simulate;
@@ -91,6 +93,8 @@ async fn ask(command: AdminCommand, connect: ConnectArgs, format: Format) -> Res
         AdminCommand::Apply(args) => return apply::apply(args, connect, format).await,
         AdminCommand::Lint(args) => return lint::lint(args, connect, format).await,
         AdminCommand::Revoke(args) => return revoke::revoke(args, connect, format).await,
+        AdminCommand::Kill(args) => return kill::kill(args, connect, format).await,
+        AdminCommand::Revocations(args) => return revocations::revocations(args, connect, format).await,
         AdminCommand::Audit(command) => return audit::audit(command, connect, format).await,
         AdminCommand::Scope(command) => documents::documents(Kind::Scope, command, connect, format).await?,
         AdminCommand::Binding(command) => {

@@ -88,7 +88,8 @@ impl TargetArgs {
     }
 }
 
-fn wait(text: &str) -> Result<Ttl, String> {
+/// A wait that the broker grants.
+pub fn wait(text: &str) -> Result<Ttl, String> {
     let wait: Ttl = text.parse().map_err(|error: dayfly_domain::time::NotASpan| error.to_string())?;
     if wait > MAX_WAIT { Err(format!("the broker waits {MAX_WAIT} at most")) } else { Ok(wait) }
 }

@@ -21,6 +21,7 @@ use dayfly_proto::v1::{
     admin_service_client::AdminServiceClient, approval_service_client::ApprovalServiceClient,
     credential_service_client::CredentialServiceClient, key_service_client::KeyServiceClient,
     node_service_client::NodeServiceClient, question_service_client::QuestionServiceClient,
+    revocation_service_client::RevocationServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
@@ -165,6 +166,11 @@ impl BrokerClient {
         questions(self.channel())
     }
 
+    /// The kill switch and the revocation queue.
+    pub fn revocations(&self) -> RevocationServiceClient<Channel> {
+        revocations(self.channel())
+    }
+
     /// The channel of the moment, for services that are not ours (health, reflection).
     pub fn channel(&self) -> Channel {
         // A panic elsewhere leaves the channel as it was.
@@ -242,6 +248,11 @@ impl BreakGlassClient {
     /// Questions about access.
     pub fn questions(&self) -> QuestionServiceClient<Channel> {
         questions(self.channel.clone())
+    }
+
+    /// The kill switch and the revocation queue; the broker refuses to lift here.
+    pub fn revocations(&self) -> RevocationServiceClient<Channel> {
+        revocations(self.channel.clone())
     }
 }
 
@@ -413,6 +424,12 @@ fn credentials(channel: Channel) -> CredentialServiceClient<Channel> {
 
 fn questions(channel: Channel) -> QuestionServiceClient<Channel> {
     QuestionServiceClient::new(channel)
+        .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn revocations(channel: Channel) -> RevocationServiceClient<Channel> {
+    RevocationServiceClient::new(channel)
         .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

@@ -36,6 +36,53 @@ pub enum RevokeCause {
     Uncovered,
 }
 
+/// In which order leases are taken back, where targets are slower than what is asked of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// An admin took it.
+    Kill,
+    /// Its task is over, or its holder gave it back.
+    End,
+    /// Its time is over, or another lease took its place: nobody is left who could misuse it for long.
+    Expiry,
+}
+
+impl Urgency {
+    /// Every urgency, the most urgent first.
+    pub const ALL: [Urgency; 3] = [Urgency::Kill, Urgency::End, Urgency::Expiry];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Urgency::Kill => "kill",
+            Urgency::End => "end",
+            Urgency::Expiry => "expiry",
+        }
+    }
+
+    /// The number in the database: the smaller, the more urgent.
+    pub const fn rank(self) -> u8 {
+        match self {
+            Urgency::Kill => 0,
+            Urgency::End => 1,
+            Urgency::Expiry => 2,
+        }
+    }
+}
+
+impl RevokeCause {
+    /// How urgent it is.
+    pub const fn urgency(self) -> Urgency {
+        match self {
+            RevokeCause::Admin | RevokeCause::Uncovered | RevokeCause::TaskEnded(EndCause::Admin) => {
+                Urgency::Kill
+            }
+            RevokeCause::TaskEnded(EndCause::Deadline) | RevokeCause::Renewal => Urgency::Expiry,
+            RevokeCause::TaskEnded(_) | RevokeCause::Holder | RevokeCause::Undelivered => Urgency::End,
+        }
+    }
+}
+
 /// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -17,6 +17,7 @@
 //! | [`simulation`] | what a change of the rules does to requests that were made |
 //! | [`lint`] | what is legal and still a mistake |
 //! | [`key`] | the life of a signing key |
+//! | [`breaker`] | how many tries a target that fails is given |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`aws_deny`] | how sessions of AWS are ended: one deny document per role |
 //! | [`audit`] | records and their hash chain |
@@ -28,6 +29,7 @@ pub mod aws_deny;
 pub mod binding;
 pub mod binding_index;
 pub mod brake;
+pub mod breaker;
 pub mod caller;
 pub mod decision;
 pub mod document;

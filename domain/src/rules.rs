@@ -35,7 +35,7 @@ pub struct StageRule {
 pub struct Rules {
     /// Number of the revision; grows with each apply.
     pub revision: u64,
-    /// SHA-256 over the digests of all documents, and of the approvals that stand beside them; hexadecimal.
+    /// SHA-256 over the digests of all documents, and of the approvals and kills that stand beside them; hexadecimal.
     pub digest: String,
     documents: String,
     trust_domains: Vec<TrustDomainRule>,
@@ -110,26 +110,31 @@ impl Rules {
     #[must_use]
     pub fn with_approvals(self, approvals: Vec<Approval>) -> Self {
         let mut by_identity: HashMap<SpiffeId, Vec<Approval>> = HashMap::new();
-        let mut digests: Vec<String> = Vec::new();
         for approval in approvals {
-            digests.push(format!("{} {}", approval.id, approval.digest));
             by_identity.entry(approval.identity.clone()).or_default().push(approval);
         }
-        digests.sort_unstable();
-        let digest = match digests.is_empty() {
+        Self { approvals: by_identity, ..self }.digested()
+    }
+
+    fn digested(self) -> Self {
+        let approvals = self.approvals.values().flatten().map(|one| format!("{} {}", one.id, one.digest));
+        let kills = self.kills.all().iter().map(|kill| format!("kill {}", kill.id));
+        let mut beside: Vec<String> = approvals.chain(kills).collect();
+        beside.sort_unstable();
+        let digest = match beside.is_empty() {
             true => self.documents.clone(),
             false => {
-                let whole = format!("{}\n{}", self.documents, digests.join("\n"));
+                let whole = format!("{}\n{}", self.documents, beside.join("\n"));
                 Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect()
             }
         };
-        Self { approvals: by_identity, digest, ..self }
+        Self { digest, ..self }
     }
 
     /// The same rules with these kills in place of those there were. What they cut off is denied whatever bindings say.
     #[must_use]
     pub fn with_kills(self, kills: Arc<Kills>) -> Self {
-        Self { kills, ..self }
+        Self { kills, ..self }.digested()
     }
 
     /// What is cut off.
@@ -244,8 +249,13 @@ impl Rules {
         by_scope
     }
 
+    /// Whether a scope or its provider is cut off.
+    fn strikes(&self, name: &str) -> bool {
+        self.scopes.get(name).is_some_and(|scope| self.kills.strike_scope(name, &scope.provider))
+    }
+
     /// Names of the scopes that are not what they are in the other rules: their own document, a binding on them, a policy
-    /// for them, an approval of them, or who fills which stage.
+    /// for them, an approval of them, whether they are cut off, or who fills which stage.
     pub fn scopes_unlike(&self, other: &Rules) -> Vec<String> {
         let stages =
             |rules: &Rules| rules.stages.iter().map(|rule| rule.digest.clone()).collect::<BTreeSet<_>>();
@@ -262,6 +272,7 @@ impl Rules {
         let (approved, others) = (self.approvals_by_scope(), other.approvals_by_scope());
         let differs = |name: &String| {
             other_stages
+                || self.strikes(name) != other.strikes(name)
                 || of(self, name) != of(other, name)
                 || approved.get(name.as_str()) != others.get(name.as_str())
         };

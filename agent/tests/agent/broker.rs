@@ -33,6 +33,8 @@ pub struct Book {
     pub ended_by_call: Vec<String>,
     pub told: Vec<v1::TaskEnded>,
     pub acknowledged: Vec<String>,
+    /// Kills the agent said it has dropped.
+    pub dropped: Vec<String>,
     pub seen: Vec<v1::LeaseSeen>,
     pub inventories: Vec<Vec<String>>,
     pub attached: u32,
@@ -391,6 +393,10 @@ impl Broker {
             }
             Up::LeaseSeen(seen) => {
                 book.seen.push(seen);
+                None
+            }
+            Up::KillAcknowledged(dropped) => {
+                book.dropped.push(dropped.kill_id);
                 None
             }
         }

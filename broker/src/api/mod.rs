@@ -11,6 +11,7 @@ pub mod question;
 mod review;
 mod silence;
 mod simulation;
+pub mod revocation;
 pub mod status;
 pub mod wire;
 

@@ -142,6 +142,11 @@ impl NodeStream {
                     self.attached.target_lease_seen(task, lease, &seen.target_lease_id).await?;
                 }
             }
+            FromAgent::KillAcknowledged(acknowledged) => {
+                if let Ok(kill) = acknowledged.kill_id.parse() {
+                    self.attached.dropped(kill);
+                }
+            }
             FromAgent::EndAcknowledged(acknowledged) => {
                 tracing::debug!(task_id = acknowledged.task_id, "the agent stopped serving the task");
             }
@@ -158,6 +163,7 @@ fn told(notice: Notice) -> ToAgent {
         Notice::RulesChanged { digest, scopes } => {
             ToAgent::RulesChanged(v1::RulesChanged { rules_digest: digest, scopes })
         }
+        Notice::CutOff { kill } => ToAgent::CutOff(v1::CutOffNotice { kill_id: kill.to_string() }),
         Notice::LeaseRevoked { lease } => ToAgent::LeaseRevoked(v1::LeaseRevokedNotice {
             task_id: String::new(),
             lease_id: lease.to_string(),

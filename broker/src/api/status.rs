@@ -7,6 +7,7 @@ use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::DenyReason;
 use dayfly_domain::id::RequestId;
 use dayfly_domain::key::KeyState;
+use dayfly_domain::kill::NotConfirmable;
 use tonic::{Code, Status};
 
 use crate::caller::CallerError;
@@ -57,6 +58,15 @@ pub fn of_node(error: NodeError, request: RequestId) -> Status {
     match error {
         NodeError::NotANode(id) => of(OperationError::Caller(CallerError::NotANode { peer: id }), request),
         NodeError::Store(error) => of(error.into(), request),
+        NodeError::CutOff(_) => Refusal {
+            code: Code::PermissionDenied,
+            reason: DenyReason::CutOff.as_str(),
+            message: error.to_string(),
+            next: DenyReason::CutOff.next().to_owned(),
+            request_id: request.to_string(),
+            retry_after: None,
+        }
+        .into(),
         NodeError::Superseded(_) => Refusal {
             code: Code::FailedPrecondition,
             reason: "STREAM_SUPERSEDED",
@@ -157,6 +167,22 @@ fn classify(error: &OperationError) -> Class {
             "ask again once the other one is over".to_owned(),
             Some(Duration::from_secs(5)),
         ),
+        OperationError::NotConfirmable(fault) => match fault {
+            NotConfirmable::Over(_) => {
+                plain(Code::FailedPrecondition, "KILL_OVER", "`dayfly kill list` shows where it stands")
+            }
+            NotConfirmable::Changed => {
+                plain(Code::Aborted, "KILL_CHANGED", "look at it again with `dayfly kill list`")
+            }
+            NotConfirmable::SamePerson => {
+                plain(Code::PermissionDenied, "APPROVER_IS_REQUESTER", "have another admin approve it")
+            }
+            NotConfirmable::SameHost => plain(
+                Code::PermissionDenied,
+                "APPROVER_ON_SAME_HOST",
+                "approve it from another host, or set approvals_from_one_host in [admins] of the broker's configuration",
+            ),
+        },
         OperationError::Unknown { .. } => plain(Code::NotFound, "UNKNOWN", "list what there is"),
         OperationError::Bug(_) => plain(Code::Internal, "INTERNAL", "report the request id"),
     }
@@ -276,6 +302,12 @@ fn classify_store(error: &StoreError) -> Class {
         StoreError::DecidedInBetween(_) => plain(Code::Aborted, "APPROVAL_CHANGED", "look at it again"),
         StoreError::TooManyRequests { .. } => {
             plain(Code::ResourceExhausted, "TOO_MANY_APPROVAL_REQUESTS", "decide or withdraw some that wait")
+        }
+        StoreError::KillChanged(_) => {
+            plain(Code::Aborted, "KILL_CHANGED", "look at it again with `dayfly kill list`")
+        }
+        StoreError::TooManyKills { .. } => {
+            plain(Code::ResourceExhausted, "TOO_MANY_KILLS", "lift those that are over")
         }
         StoreError::TooManyLeases { .. } => {
             plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed")

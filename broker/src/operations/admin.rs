@@ -85,6 +85,9 @@ impl Admin {
 pub fn admit(broker: &Broker, peer: &Peer, verb: Verb) -> Result<Admin, OperationError> {
     check_fresh(peer, broker.clock.now())?;
     let id = spiffe_id(&peer.spiffe_id);
+    if broker.rules.load().cuts_off(&id) {
+        return Err(OperationError::NotAdmin(format!("{id} is cut off")));
+    }
     if broker.root_admins.contains(&id) {
         return Ok(Admin::Root(id));
     }

@@ -8,6 +8,7 @@ use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::binding::ADMIN_SCOPES;
 use dayfly_domain::document::{self, Document, DocumentKey, Fault, Kind};
 use dayfly_domain::id::{LeaseId, RequestId};
+use dayfly_domain::kill::Kills;
 use dayfly_domain::lease::RevokeCause;
 use dayfly_domain::pattern::SpiffePattern;
 use dayfly_domain::rules::Rules;
@@ -129,6 +130,7 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
     let live = ApprovalFilter { live_at: Some(broker.clock.now()), limit: 0 };
     let approvals =
         broker.store.approvals(live).await?.iter().filter_map(ApprovalRequest::approval).collect();
+    let kills = Arc::new(Kills::new(broker.store.kills(false).await?));
     let documents: Vec<(u32, Document)> = stored.into_iter().map(|row| (0, row.document)).collect();
     let compiled = document::compile(revision, &broker.trust_domains, &documents);
     let loaded = policy::load(&documents, broker.rules.load_full()).await;
@@ -140,7 +142,7 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
     };
     match judged {
         Ok(rules) => {
-            let rules = rules.with_approvals(approvals);
+            let rules = rules.with_approvals(approvals).with_kills(kills);
             let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
             broker.rules.store(Arc::new(rules));
             broker.store.rules_in_force();

@@ -6,6 +6,7 @@ use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::{Denial, DenyReason};
 use dayfly_domain::id::{LeaseId, TaskId};
 use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::kill::NotConfirmable;
 use thiserror::Error;
 
 use super::key::NotDone;
@@ -92,6 +93,9 @@ pub enum OperationError {
     /// Nothing was signed, so nothing exists.
     #[error(transparent)]
     Unsigned(SignError),
+    /// A yes to a kill that does not count, or a word on one that is over.
+    #[error(transparent)]
+    NotConfirmable(#[from] NotConfirmable),
     /// There is no such thing.
     #[error("there is no {kind} {name:?}")]
     Unknown {

@@ -15,6 +15,7 @@ pub mod explain;
 pub mod issue;
 pub mod key;
 pub mod lapse;
+pub mod kill;
 pub mod node;
 pub mod notice;
 pub mod open_task;
@@ -23,8 +24,10 @@ mod past;
 pub mod reach;
 pub mod renew;
 pub mod review;
+pub mod revocations;
 pub mod revoke;
 pub mod simulate;
+pub mod settle;
 pub mod stream_anchor;
 pub mod who_can;
 
@@ -37,6 +40,7 @@ use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::caller::Caller;
 use dayfly_domain::decision::{Act, Denial, Wish};
 use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::lease::Lease;
 use dayfly_domain::node::TrustDomainRule;
 use dayfly_domain::parameter::{MAX_PARAMETERS, MAX_PATH};
 use dayfly_domain::rules::Rules;
@@ -53,6 +57,7 @@ use tokio_util::task::TaskTracker;
 pub use self::error::OperationError;
 use self::lapse::Lapses;
 use self::notice::Notices;
+use self::settle::KillsSettle;
 use self::stream_anchor::StreamAnchors;
 use crate::clock::Clock;
 use crate::denials::Denials;
@@ -63,7 +68,7 @@ use crate::providers::{Catalogue, NO_PROVIDERS};
 use crate::public::{Issuers, Ledger};
 use crate::rate::Rate;
 use crate::receipts::Receipts;
-use crate::revoker::Wake;
+use crate::revoker::{Breakers, Wake};
 use crate::signer::Keyring;
 use crate::store::{LeaseRow, Store, StoreError};
 
@@ -93,6 +98,10 @@ pub struct Broker {
     pub reloading: tokio::sync::Mutex<()>,
     /// Held while recorded requests are replayed: one simulation at a time, so that it takes one processor at most.
     pub simulating: Arc<Semaphore>,
+    /// Until when what a kill cuts off is looked for again.
+    pub kills_settle: KillsSettle,
+    /// Which targets are away, as far as revocations tell.
+    pub breakers: Breakers,
     /// Wakes the revocation queue's workers.
     pub wake: Wake,
     /// Tells node agents and watchers what ended.
@@ -220,6 +229,11 @@ impl Ledger for Broker {
 
     fn scope(&self, name: &str) -> Option<Arc<Scope>> {
         self.rules.load().scope(name).cloned()
+    }
+
+    fn is_cut_off(&self, lease: &Lease) -> bool {
+        let rules = self.rules.load();
+        rules.cuts_off(&lease.spiffe_id) || rules.kills().strike_scope(&lease.scope, &lease.provider)
     }
 
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dayfly_domain::audit::{Record, Stream};
-use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::id::{KillId, LeaseId, TaskId};
 use dayfly_domain::lease::LeaseState;
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::EndCause;
@@ -47,6 +47,9 @@ pub enum NodeError {
     /// No Node document is for this identity.
     #[error("{0} is no node agent here")]
     NotANode(SpiffeId),
+    /// An admin cut it off.
+    #[error("{0} is cut off")]
+    CutOff(SpiffeId),
     /// A newer stream took its place, or the node lapsed: it must attach anew.
     #[error("this stream of {0} is over: a newer one stands, or the node was silent for too long")]
     Superseded(SpiffeId),
@@ -58,9 +61,14 @@ pub enum NodeError {
 impl Attached {
     /// A node attaches. Refused while a stream of the same identity under another boot is alive.
     pub async fn new(broker: &Arc<Broker>, node: SpiffeId, boot_id: &str) -> Result<Self, NodeError> {
-        if broker.rules.load().node(&node).is_none() {
+        let rules = broker.rules.load();
+        if rules.node(&node).is_none() {
             return Err(NodeError::NotANode(node));
         }
+        if rules.kills().strike_node(&node) {
+            return Err(NodeError::CutOff(node));
+        }
+        drop(rules);
         let now = broker.clock.now();
         let live_since = now - broker.limits.lapse_after;
         let attached = broker.store.attach_node(&node, boot_id, now, live_since).await;
@@ -163,7 +171,15 @@ impl Attached {
         Ok(over)
     }
 
+    /// The agent has dropped what a kill cut off.
+    pub fn dropped(&self, kill: KillId) {
+        self.broker.notices.acknowledge(kill, &self.node);
+    }
+
     async fn touch(&self) -> Result<(), NodeError> {
+        if self.broker.rules.load().kills().strike_node(&self.node) {
+            return Err(NodeError::CutOff(self.node.clone()));
+        }
         let now = self.broker.clock.now();
         if self.broker.store.touch_node(&self.node, self.epoch, now).await? {
             Ok(())

@@ -1,9 +1,9 @@
 //! Tells node agents and watchers what ended. A notice is a courtesy: what is true stands in the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
-use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::id::{KillId, LeaseId, TaskId};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::EndCause;
 use tokio::sync::{broadcast, mpsc};
@@ -30,6 +30,11 @@ pub enum Notice {
         /// The scopes for which that matters.
         scopes: Vec<String>,
     },
+    /// All that this kill ends was told before: say so once it is dropped.
+    CutOff {
+        /// The kill.
+        kill: KillId,
+    },
 }
 
 /// Who is listening.
@@ -37,11 +42,13 @@ pub enum Notice {
 pub struct Notices {
     nodes: Mutex<HashMap<SpiffeId, mpsc::UnboundedSender<Notice>>>,
     watchers: broadcast::Sender<(TaskId, EndCause)>,
+    /// Who said that it has dropped what a kill cut off, while somebody waits for it.
+    dropped: Mutex<HashMap<KillId, HashSet<SpiffeId>>>,
 }
 
 impl Default for Notices {
     fn default() -> Self {
-        Self { nodes: Mutex::default(), watchers: broadcast::channel(1024).0 }
+        Self { nodes: Mutex::default(), watchers: broadcast::channel(1024).0, dropped: Mutex::default() }
     }
 }
 
@@ -82,6 +89,40 @@ impl Notices {
             let _ =
                 sender.send(Notice::RulesChanged { digest: digest.to_owned(), scopes: scopes.to_owned() });
         }
+    }
+
+    /// Asks every agent to say that it has dropped what a kill cut off. Returns how many are asked.
+    pub fn cut_off(&self, kill: KillId) -> u32 {
+        self.dropped().insert(kill, HashSet::new());
+        let told = self.lock().values().filter(|sender| sender.send(Notice::CutOff { kill }).is_ok()).count();
+        u32::try_from(told).unwrap_or(u32::MAX)
+    }
+
+    /// An agent has dropped it.
+    pub fn acknowledge(&self, kill: KillId, node: &SpiffeId) {
+        if let Some(nodes) = self.dropped().get_mut(&kill) {
+            nodes.insert(node.clone());
+        }
+    }
+
+    /// How many agents have.
+    pub fn acknowledged(&self, kill: KillId) -> u32 {
+        let count = self.dropped().get(&kill).map_or(0, HashSet::len);
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Nobody waits for it any more.
+    pub fn forget_cut_off(&self, kill: KillId) {
+        self.dropped().remove(&kill);
+    }
+
+    /// Tells a node nothing any more, which ends its stream.
+    pub fn close(&self, node: &SpiffeId) {
+        self.lock().remove(node);
+    }
+
+    fn dropped(&self) -> std::sync::MutexGuard<'_, HashMap<KillId, HashSet<SpiffeId>>> {
+        self.dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, mpsc::UnboundedSender<Notice>>> {

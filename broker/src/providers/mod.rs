@@ -79,6 +79,12 @@ pub trait Provider: Send + Sync {
         None
     }
 
+    /// What proves a revocation, where credentials are checked against the lease itself: once the lease is over, there is
+    /// nobody left to ask. None where a target must be asked. Counts for leases whose revocability is `exact` alone.
+    fn settled_by_lease(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Takes one credential back. Revoking what is gone is success.
     async fn revoke(&self, lease: &Lease, now: Timestamp) -> Result<Revocation, RevokeError>;
 }

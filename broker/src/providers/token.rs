@@ -193,6 +193,13 @@ impl Provider for TokenProvider {
         Err(IssueError::Refuse { provider: NAME, what, source: None })
     }
 
+    fn settled_by_lease(&self) -> Option<&'static str> {
+        Some(
+            "our own decision point: introspection answers from the lease row, inactive since its revocation was \
+             asked for",
+        )
+    }
+
     async fn revoke(&self, lease: &Lease, now: Timestamp) -> Result<Revocation, RevokeError> {
         // The promise was made when the token went out, so it counts, not what the scope says today.
         if lease.promise.revocability != Revocability::Exact {

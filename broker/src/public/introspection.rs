@@ -35,6 +35,9 @@ pub trait Ledger: Send + Sync {
     /// A scope, as it stands now.
     fn scope(&self, name: &str) -> Option<Arc<Scope>>;
 
+    /// Whether a kill cuts off the lease, whatever its row says still.
+    fn is_cut_off(&self, lease: &Lease) -> bool;
+
     /// A lease, from the store: a copy in memory would be late.
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError>;
 }
@@ -116,6 +119,10 @@ impl Introspector {
             debug!(%shown_by, lease_id = %lease.id, state = lease.state.name(), "inactive");
             return Ok(None);
         };
+        if self.ledger.is_cut_off(&lease) {
+            debug!(%shown_by, lease_id = %lease.id, "inactive: cut off");
+            return Ok(None);
+        }
         if *handle != token::handle(lease.id, token) {
             self.alarm(shown_by, Some(&claims), "its lease was given another token");
             return Ok(None);

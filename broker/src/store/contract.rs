@@ -10,8 +10,10 @@ pub(crate) mod claims;
 pub(crate) mod documents;
 pub(crate) mod ends;
 pub(crate) mod keys;
+pub(crate) mod kills;
 pub(crate) mod leases;
 pub(crate) mod nodes;
+pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod recording;
 pub(crate) mod revocations;
@@ -76,6 +78,16 @@ macro_rules! store_contract {
             approvals::a_yes_waits_for_its_record_and_taking_back_does_not,
             keys::a_key_that_was_taken_out_stays_out,
             keys::a_key_is_taken_out_though_it_cannot_be_recorded,
+            kills::a_kill_reads_back_as_it_was_asked_and_decided,
+            kills::of_two_that_move_a_kill_at_once_one_is_told,
+            kills::only_so_many_kills_stand_or_wait,
+            kills::a_kill_stands_without_its_record_and_is_not_lifted_without,
+            kills::what_is_cut_off_ends_in_parts_and_the_rest_stays,
+            kills::a_scope_a_provider_and_a_node_are_cut_off_by_themselves,
+            kills::what_is_live_is_counted_and_what_was_taken_is_tallied,
+            queue::what_an_admin_takes_goes_first_and_what_ran_out_last,
+            queue::the_queue_tells_what_is_stuck_and_is_tried_again_at_a_word,
+            queue::what_the_lease_alone_settles_is_verified_in_parts,
             nodes::a_second_boot_waits_until_the_first_lapsed,
             nodes::only_the_newest_stream_speaks,
             nodes::a_node_lapses_with_its_tasks_in_one_step_and_once,

@@ -28,6 +28,7 @@ steps! {
     6 "0006_brokers",
     7 "0007_brake",
     8 "0008_signing_keys",
+    9 "0009_kills",
 }
 
 /// The steps for SQLite.

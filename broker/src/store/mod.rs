@@ -6,9 +6,11 @@ mod desk;
 mod failure;
 mod fresh;
 mod holders;
+pub mod kills;
 pub mod migrations;
 mod moves;
 pub mod postgres;
+pub mod queue;
 mod rows;
 pub mod sqlite;
 
@@ -20,7 +22,7 @@ use dayfly_domain::approval::{ApprovalRequest, Said, Verdict};
 use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::brake::Brake;
 use dayfly_domain::document::{Document, DocumentKey, Kind};
-use dayfly_domain::id::{ApprovalId, LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::id::{ApprovalId, KillId, LeaseId, RequestId, SessionId, TaskId};
 use dayfly_domain::key::{KeyFacts, Why, Withheld};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::node::{NodeHeard, NodeState};
@@ -65,6 +67,15 @@ pub enum StoreError {
     /// Too many requests for approval wait.
     #[error("{limit} requests for approval wait already")]
     TooManyRequests {
+        /// How many may.
+        limit: u32,
+    },
+    /// The kill is not where it was when it was read.
+    #[error("kill {0} was approved or lifted in between")]
+    KillChanged(KillId),
+    /// Too many kills stand, or wait.
+    #[error("{limit} kills stand or wait already; lift those that are over")]
+    TooManyKills {
         /// How many may.
         limit: u32,
     },
@@ -190,6 +201,8 @@ pub struct Ended {
     pub tasks: Vec<(TaskId, Option<SpiffeId>)>,
     /// Leases whose revocation was queued.
     pub leases: Vec<LeaseId>,
+    /// Those of them whose task goes on.
+    pub elsewhere: Vec<LeaseId>,
 }
 
 /// A lease whose revocation is due, claimed for this process for a while.
@@ -385,7 +398,7 @@ pub struct NewLease {
 
 /// The verbs. Three queues of one writer: `kill` and `end` are never starved by `grant`.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: kills::KillStore + queue::QueueStore {
     /// Every document, and the revision they stand at.
     async fn load_documents(&self) -> Result<(u64, Vec<StoredDocument>), StoreError>;
 
@@ -490,7 +503,7 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<LeaseId>, StoreError>;
 
     /// Claims due revocations of one provider for this process: leases in `revoking` with a handle, not declared to run
-    /// out, whose next try has come and which nobody else holds. Oldest request first.
+    /// out, whose next try has come and which nobody else holds. The most urgent first, of these the oldest.
     async fn claim_revocations(
         &self,
         provider: &str,

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::str::FromStr;
 
 use dayfly_domain::id::LeaseId;
-use dayfly_domain::lease::{Handle, Lease, LeaseState, Outcome};
+use dayfly_domain::lease::{Handle, Lease, LeaseState, Outcome, Urgency};
 use dayfly_domain::scope::{Promise, Revocability};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Offer, Task, TaskState};
@@ -251,12 +251,13 @@ pub(super) struct StateColumns {
     ended_at: Option<i64>,
     outcome: Option<&'static str>,
     evidence: Option<String>,
+    urgency: u8,
 }
 
 impl From<&LeaseState> for StateColumns {
     fn from(state: &LeaseState) -> Self {
         let millis = |at: &Timestamp| Some(at.unix_millis());
-        let columns = Self { state: state.name(), ..Self::default() };
+        let columns = Self { state: state.name(), urgency: Urgency::End.rank(), ..Self::default() };
         match state {
             LeaseState::Pending { since, residue_until } => {
                 Self { pending_since: millis(since), bound_at: millis(residue_until), ..columns }
@@ -271,6 +272,7 @@ impl From<&LeaseState> for StateColumns {
                 applied_at: applied_at.as_ref().and_then(millis),
                 runs_out_at: runs_out_at.as_ref().and_then(millis),
                 bound_at: millis(bound),
+                urgency: cause.urgency().rank(),
                 ..columns
             },
             LeaseState::Ended { at, outcome } => Self {

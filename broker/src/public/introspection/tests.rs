@@ -30,6 +30,8 @@ const BROKER: &str = "spiffe://example.org/dayfly/broker";
 struct Books {
     leases: Mutex<HashMap<LeaseId, Lease>>,
     scopes: Mutex<HashMap<String, Arc<Scope>>>,
+    /// Scopes a kill cuts off.
+    cut_off: Vec<String>,
     broken: bool,
     /// The real clock, for what TLS has a part in.
     real_time: bool,
@@ -43,6 +45,10 @@ impl Ledger for Books {
 
     fn scope(&self, name: &str) -> Option<Arc<Scope>> {
         self.scopes.lock().unwrap().get(name).cloned()
+    }
+
+    fn is_cut_off(&self, lease: &Lease) -> bool {
+        self.cut_off.contains(&lease.scope)
     }
 
     async fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>, StoreError> {

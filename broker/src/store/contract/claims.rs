@@ -115,7 +115,7 @@ pub(crate) async fn what_is_under_a_claimed_task_ends_with_the_task_above(w: &mu
     let waiting = w.open_offer(&root, "c").await;
     let ended = w.end(EndWhich::Session(session(&root)), EndCause::AnchorGone, at(2)).await;
     let told = [(root.id, root.node.clone()), (offer.id, Some(identity("node/2"))), (waiting.id, None)];
-    assert_eq!(ended, Ended { tasks: told.to_vec(), leases: vec![lease.id] });
+    assert_eq!(ended, Ended { tasks: told.to_vec(), leases: vec![lease.id], elsewhere: Vec::new() });
     assert!(matches!(w.lease_state(&lease).await, LeaseState::Revoking { .. }));
     let cause = EndCause::ParentEnded;
     assert_eq!(w.task_state(&waiting).await, TaskState::Ended { at: at(2), cause });

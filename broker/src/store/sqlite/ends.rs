@@ -43,6 +43,7 @@ macro_rules! tree_under {
         )
     };
 }
+pub(super) use tree_under;
 
 impl Verb for End {
     type Answer = Ended;
@@ -57,22 +58,45 @@ impl Verb for End {
         {
             return Ok(Ended::default());
         }
-        let tasks = self.tree(tx).await?;
-        self.end_tasks(tx, &tasks).await?;
-        let leases = self.take_back(tx, &tasks).await?;
+        let tasks = self.tree(tx, self.named()).await?;
+        let ended = self.end_all(tx, tasks).await?;
         if let EndWhich::SilentNode { node, .. } = &self.which {
-            tx.record(&records::node_lapsed(node, tasks.len(), leases.len(), self.now));
+            tx.record(&records::node_lapsed(node, ended.tasks.len(), ended.leases.len(), self.now));
         }
-        let ids: Vec<TaskId> = tasks.iter().map(|(task, _)| task.id).collect();
-        tx.forget_tasks(&ids);
-        Ok(Ended { tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(), leases })
+        Ok(ended)
     }
 }
 
 impl End {
+    /// Ends the tasks that a query of the form of `tree_under` finds, and takes back every lease in them.
+    pub(super) async fn found(
+        tx: &mut Tx,
+        tasks: Sql<'_>,
+        cause: EndCause,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Ended, StoreError> {
+        // What is named is what the query finds.
+        let end = Self { which: EndWhich::Overdue, cause, now, request };
+        let tasks = end.tree(tx, tasks).await?;
+        end.end_all(tx, tasks).await
+    }
+
+    async fn end_all(&self, tx: &mut Tx, tasks: Vec<(Task, EndCause)>) -> Result<Ended, StoreError> {
+        self.end_tasks(tx, &tasks).await?;
+        let (leases, elsewhere) = self.take_back(tx, &tasks).await?;
+        let ids: Vec<TaskId> = tasks.iter().map(|(task, _)| task.id).collect();
+        tx.forget_tasks(&ids);
+        Ok(Ended {
+            tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(),
+            leases,
+            elsewhere,
+        })
+    }
+
     /// The tasks that end now, parents before children, each with the cause of its end.
-    async fn tree(&self, tx: &mut Tx) -> Result<Vec<(Task, EndCause)>, StoreError> {
-        let rows = tx.rows("find the tasks to end", self.named()).await?;
+    async fn tree(&self, tx: &mut Tx, tasks: Sql<'_>) -> Result<Vec<(Task, EndCause)>, StoreError> {
+        let rows = tx.rows("find the tasks to end", tasks).await?;
         rows.iter()
             .map(|row| {
                 let is_named: bool = row.try_get("is_named").map_err(failed("find the tasks to end"))?;
@@ -144,8 +168,12 @@ impl End {
     }
 
     /// Queues the revocation of every lease of those tasks, of those that a named identity holds elsewhere, and of those that
-    /// a silent node's tasks lose although they stay open.
-    async fn take_back(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<Vec<LeaseId>, StoreError> {
+    /// a silent node's tasks lose although they stay open. The last two are told apart.
+    async fn take_back(
+        &self,
+        tx: &mut Tx,
+        tasks: &[(Task, EndCause)],
+    ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), StoreError> {
         const OF_TASKS: &str = "
             SELECT * FROM leases
             WHERE state <> 'ended'
@@ -176,20 +204,22 @@ impl End {
                 queued.extend(ask(tx, &mut moves, lease, RevokeCause::TaskEnded(cause))?);
             }
         }
+        let mut elsewhere = Vec::new();
         if let EndWhich::Identity(identity) = &self.which {
             let held = sqlx::query(OF_IDENTITY).bind(identity.to_string()).bind(&ids);
             for row in tx.rows("find the leases of an identity", held).await? {
-                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
+                elsewhere.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
             }
         }
         if let EndWhich::SilentNode { node, spared_scopes, .. } = &self.which {
             let lost = sqlx::query(OF_SPARED).bind(node.to_string()).bind(json(spared_scopes));
             for row in tx.rows("find what spared tasks lose", lost).await? {
-                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
+                elsewhere.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
             }
         }
         moves.save(tx).await?;
-        Ok(queued)
+        queued.extend(&elsewhere);
+        Ok((queued, elsewhere))
     }
 }
 

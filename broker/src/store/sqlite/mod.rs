@@ -1,7 +1,7 @@
 //! The SQLite store: one writer that commits many requests at once, and readers beside it.
 //!
 //! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `nodes`, `approvals`, `keys` and `assertions`.
+//! `leases`, `revocations`, `queue`, `nodes`, `approvals`, `kills`, `keys` and `assertions`.
 
 mod approvals;
 mod assertions;
@@ -9,16 +9,19 @@ mod audit;
 mod brake;
 mod claims;
 mod counts;
+mod cut_off;
 mod documents;
 mod ends;
 mod files;
 mod history;
 mod keys;
+mod kills;
 mod leases;
 mod listings;
 mod moves;
 mod nodes;
 mod open;
+mod queue;
 mod reserve;
 mod revocations;
 mod tasks;

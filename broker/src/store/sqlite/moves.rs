@@ -21,6 +21,7 @@ impl Moves {
                 ended_at = new.value ->> 'ended_at',
                 outcome = new.value ->> 'outcome',
                 evidence = new.value ->> 'evidence',
+                urgency = new.value ->> 'urgency',
                 next_attempt_at = new.value ->> 'next_attempt_at',
                 claimed_until = new.value ->> 'claimed_until',
                 attempts = new.value ->> 'attempts',

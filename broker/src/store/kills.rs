@@ -1,0 +1,79 @@
+//! The kill switch in the store: what is cut off, what that ends, and how far it has come.
+
+use async_trait::async_trait;
+use dayfly_domain::audit::Record;
+use dayfly_domain::id::{KillId, LeaseId, RequestId};
+use dayfly_domain::kill::{Kill, Live, State};
+use dayfly_domain::spiffe::SpiffeId;
+use dayfly_domain::time::Timestamp;
+
+use super::{Ended, StoreError};
+
+/// Most open tasks, and most leases, that one transaction of [`KillStore::end_cut_off`] ends: grants commit in between.
+pub const CUT_OFF_AT_ONCE: u32 = 500;
+
+/// What of everything live is cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CutOff {
+    /// Tasks that these opened, leases they hold.
+    Identities(Vec<SpiffeId>),
+    /// Tasks that came through this node, and the leases in them.
+    Node(SpiffeId),
+    /// Leases of a scope. Tasks go on.
+    Scope(String),
+    /// Leases of a provider. Tasks go on.
+    Provider(String),
+    /// All of it.
+    Everything,
+}
+
+/// Where some leases stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseTally {
+    /// Pending or active: not yet asked for.
+    pub live: u64,
+    /// Asked for, and not yet proven gone.
+    pub revoking: u64,
+    /// Asked for, and cannot be taken back: they run to their end.
+    pub running_out: u64,
+    /// Gone, by the target's word.
+    pub verified: u64,
+    /// Over by time.
+    pub ran_out: u64,
+    /// Never given out.
+    pub never_issued: u64,
+}
+
+/// The verbs of the kill switch.
+#[async_trait]
+pub trait KillStore: Send + Sync {
+    /// Writes a kill, proposed or standing, unless `most` are proposed or stand already. It goes on where its record
+    /// cannot be written.
+    async fn write_kill(&self, kill: Kill, most: u32, record: Record) -> Result<(), StoreError>;
+
+    /// Writes what became of a kill that stood at `from` when it was read ([`StoreError::KillChanged`] else). To make it
+    /// stand goes on where its record cannot be written; to lift it does not.
+    async fn move_kill(&self, kill: Kill, from: State, record: Record) -> Result<(), StoreError>;
+
+    /// Kills, newest first: all, or those that are proposed or stand.
+    async fn kills(&self, lifted_too: bool) -> Result<Vec<Kill>, StoreError>;
+
+    /// One kill.
+    async fn kill(&self, id: KillId) -> Result<Option<Kill>, StoreError>;
+
+    /// Open tasks and live leases, counted by holder, node, scope and provider.
+    async fn live(&self) -> Result<Vec<Live>, StoreError>;
+
+    /// Ends up to [`CUT_OFF_AT_ONCE`] open tasks that are cut off, with all under them, and asks for the revocation of as
+    /// many leases beside them. To be called until nothing ends. As [`Store::end`](super::Store::end), it goes on where
+    /// records cannot be written.
+    async fn end_cut_off(
+        &self,
+        which: CutOff,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Ended, StoreError>;
+
+    /// Where these leases stand.
+    async fn tally(&self, leases: &[LeaseId]) -> Result<LeaseTally, StoreError>;
+}

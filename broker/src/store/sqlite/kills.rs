@@ -1,0 +1,223 @@
+//! The kill switch: what is cut off, and the ends that follow from it.
+
+use async_trait::async_trait;
+use dayfly_domain::approval::Host;
+use dayfly_domain::audit::Record;
+use dayfly_domain::id::{KillId, LeaseId, RequestId};
+use dayfly_domain::kill::{Kill, Live, State, Target, Word};
+use dayfly_domain::time::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+
+use super::SqliteStore;
+use super::cut_off::EndCutOff;
+use super::rows::json;
+use super::transaction::{Tx, corrupt, failed};
+use super::writer::{Lane, Verb};
+use crate::store::kills::{CutOff, KillStore, LeaseTally};
+use crate::store::{Ended, StoreError};
+
+#[async_trait]
+impl KillStore for SqliteStore {
+    async fn write_kill(&self, kill: Kill, most: u32, record: Record) -> Result<(), StoreError> {
+        self.desk.post(Write { kill, most, record }).await
+    }
+
+    async fn move_kill(&self, kill: Kill, from: State, record: Record) -> Result<(), StoreError> {
+        self.desk.post(Move { kill, from, record }).await
+    }
+
+    async fn kills(&self, lifted_too: bool) -> Result<Vec<Kill>, StoreError> {
+        const LIST: &str =
+            "SELECT * FROM kills WHERE $1 OR state <> 'lifted' ORDER BY asked_at DESC, id DESC";
+        let rows = sqlx::query(LIST).bind(lifted_too).fetch_all(&self.readers).await;
+        rows.map_err(failed("list kills"))?.iter().map(kill).collect()
+    }
+
+    async fn kill(&self, id: KillId) -> Result<Option<Kill>, StoreError> {
+        const ONE: &str = "SELECT * FROM kills WHERE id = $1";
+        let row = sqlx::query(ONE).bind(id.to_string()).fetch_optional(&self.readers).await;
+        row.map_err(failed("read a kill"))?.as_ref().map(kill).transpose()
+    }
+
+    async fn live(&self) -> Result<Vec<Live>, StoreError> {
+        live(&self.readers).await
+    }
+
+    async fn end_cut_off(
+        &self,
+        which: CutOff,
+        now: Timestamp,
+        request: Option<RequestId>,
+    ) -> Result<Ended, StoreError> {
+        self.desk.post(EndCutOff { which, now, request }).await
+    }
+
+    async fn tally(&self, leases: &[LeaseId]) -> Result<LeaseTally, StoreError> {
+        tally(&self.readers, leases).await
+    }
+}
+
+struct Write {
+    kill: Kill,
+    most: u32,
+    record: Record,
+}
+
+impl Verb for Write {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        Lane::Kill
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        const COUNT: &str = "SELECT count(*) FROM kills WHERE state <> 'lifted'";
+        const WRITE: &str = "
+            INSERT INTO kills (id, kind, name, reason, state, asked_at, asked_by, asked_on)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let row = tx.row("count kills", sqlx::query(COUNT)).await?;
+        let count: i64 = row.map_or(Ok(0), |row| row.try_get(0)).map_err(failed("count kills"))?;
+        if count >= i64::from(self.most) {
+            return Err(StoreError::TooManyKills { limit: self.most });
+        }
+        let kill = &self.kill;
+        let write = sqlx::query(WRITE)
+            .bind(kill.id.to_string())
+            .bind(kill.target.kind())
+            .bind(kill.target.name())
+            .bind(kill.reason.clone())
+            .bind(kill.state.as_str())
+            .bind(kill.asked.at.unix_millis())
+            .bind(kill.asked.by.clone())
+            .bind(kill.asked.on.to_string());
+        tx.write("write a kill", write).await?;
+        tx.record(&self.record);
+        Ok(())
+    }
+}
+
+struct Move {
+    kill: Kill,
+    from: State,
+    record: Record,
+}
+
+impl Verb for Move {
+    type Answer = ();
+
+    fn lane(&self) -> Lane {
+        match self.kill.state {
+            State::Standing => Lane::Kill,
+            State::Proposed | State::Lifted => Lane::Grant,
+        }
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        // The state that was read is part of the key: of two that decide at once, one is told.
+        const MOVE: &str = "
+            UPDATE kills
+            SET state = $1, approved_at = $2, approved_by = $3, approved_on = $4,
+                lifted_at = $5, lifted_by = $6, lifted_on = $7
+            WHERE id = $8 AND state = $9";
+        let Kill { id, approved, lifted, state, .. } = &self.kill;
+        let mut moved = sqlx::query(MOVE).bind(state.as_str());
+        for word in [approved, lifted] {
+            moved = moved
+                .bind(word.as_ref().map(|word| word.at.unix_millis()))
+                .bind(word.as_ref().map(|word| word.by.clone()))
+                .bind(word.as_ref().map(|word| word.on.to_string()));
+        }
+        let moved = moved.bind(id.to_string()).bind(self.from.as_str());
+        if tx.write("move a kill", moved).await? == 0 {
+            return Err(StoreError::KillChanged(*id));
+        }
+        tx.record(&self.record);
+        Ok(())
+    }
+}
+
+async fn live(readers: &SqlitePool) -> Result<Vec<Live>, StoreError> {
+    const TASKS: &str = "
+        SELECT opened_by AS spiffe_id, node, NULL AS scope, NULL AS provider, count(*) AS live FROM tasks
+        WHERE state = 'open'
+        GROUP BY opened_by, node";
+    const LEASES: &str = "
+        SELECT spiffe_id, node, scope, provider, count(*) AS live FROM leases
+        WHERE state <> 'ended' AND state <> 'revoking'
+        GROUP BY spiffe_id, node, scope, provider";
+    const WHAT: &str = "count what is live";
+    let mut live = Vec::new();
+    for sql in [TASKS, LEASES] {
+        for row in sqlx::query(sql).fetch_all(readers).await.map_err(failed(WHAT))? {
+            let maybe = |name| row.try_get::<Option<String>, _>(name).map_err(failed(WHAT));
+            let id: String = row.try_get("spiffe_id").map_err(failed(WHAT))?;
+            let count: i64 = row.try_get("live").map_err(failed(WHAT))?;
+            live.push(Live {
+                spiffe_id: id.parse().map_err(|error| corrupt(WHAT, error))?,
+                node: maybe("node")?
+                    .map(|node| node.parse())
+                    .transpose()
+                    .map_err(|error| corrupt(WHAT, error))?,
+                scope: maybe("scope")?,
+                provider: maybe("provider")?,
+                count: count.unsigned_abs(),
+            });
+        }
+    }
+    Ok(live)
+}
+
+async fn tally(readers: &SqlitePool, leases: &[LeaseId]) -> Result<LeaseTally, StoreError> {
+    const COUNT: &str = "
+        SELECT CASE WHEN state = 'ended' THEN outcome
+                    WHEN state = 'revoking' AND runs_out_at IS NOT NULL THEN 'running_out'
+                    WHEN state = 'revoking' THEN 'revoking'
+                    ELSE 'live' END AS standing,
+               count(*) AS leases
+        FROM leases
+        WHERE id IN (SELECT value FROM json_each($1))
+        GROUP BY standing";
+    const WHAT: &str = "count leases by standing";
+    const AT_ONCE: usize = 10_000;
+    let mut tally = LeaseTally::default();
+    for some in leases.chunks(AT_ONCE) {
+        let rows = sqlx::query(COUNT).bind(json(&some)).fetch_all(readers).await.map_err(failed(WHAT))?;
+        for row in rows {
+            let standing: String = row.try_get("standing").map_err(failed(WHAT))?;
+            let count: i64 = row.try_get("leases").map_err(failed(WHAT))?;
+            let place = match standing.as_str() {
+                "verified" => &mut tally.verified,
+                "ran_out" => &mut tally.ran_out,
+                "never_issued" => &mut tally.never_issued,
+                "running_out" => &mut tally.running_out,
+                "revoking" => &mut tally.revoking,
+                _ => &mut tally.live,
+            };
+            *place += count.unsigned_abs();
+        }
+    }
+    Ok(tally)
+}
+
+fn kill(row: &SqliteRow) -> Result<Kill, StoreError> {
+    const WHAT: &str = "read a kill";
+    let text = |name| row.try_get::<String, _>(name).map_err(failed(WHAT));
+    let word = |at, by, on| -> Result<Option<Word>, StoreError> {
+        let Some(at) = row.try_get::<Option<i64>, _>(at).map_err(failed(WHAT))? else { return Ok(None) };
+        let on: Host = text(on)?.parse().map_err(|error: std::net::AddrParseError| corrupt(WHAT, error))?;
+        Ok(Some(Word { by: text(by)?, on, at: Timestamp::from_unix_millis(at) }))
+    };
+    let state = text("state")?;
+    let state = State::ALL.into_iter().find(|known| known.as_str() == state);
+    Ok(Kill {
+        id: text("id")?.parse().map_err(|error| corrupt(WHAT, error))?,
+        target: Target::read(&text("kind")?, &text("name")?).map_err(|error| corrupt(WHAT, error))?,
+        reason: text("reason")?,
+        asked: word("asked_at", "asked_by", "asked_on")?
+            .ok_or_else(|| corrupt(WHAT, "nobody asked for it"))?,
+        approved: word("approved_at", "approved_by", "approved_on")?,
+        lifted: word("lifted_at", "lifted_by", "lifted_on")?,
+        state: state.ok_or_else(|| corrupt(WHAT, "unknown state"))?,
+    })
+}

@@ -1,0 +1,134 @@
+//! The revocation queue as it is shown, and the revocations that need no target.
+
+use async_trait::async_trait;
+use dayfly_domain::lease::{LeaseEvent, LeaseState};
+use dayfly_domain::time::Timestamp;
+use sqlx::Row;
+use sqlx::query_builder::QueryBuilder;
+use sqlx::sqlite::Sqlite;
+
+use super::SqliteStore;
+use super::revocations::{count, take_all};
+use super::rows::{self, StoredLease};
+use super::transaction::{Tx, corrupt, failed};
+use super::writer::{Lane, Verb};
+use crate::store::StoreError;
+use crate::store::queue::{QueueDepth, QueueFilter, QueueStore, QueuedRow};
+
+#[async_trait]
+impl QueueStore for SqliteStore {
+    async fn queued(&self, filter: QueueFilter) -> Result<Vec<QueuedRow>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT * FROM leases
+            WHERE state = 'revoking' AND handle IS NOT NULL AND runs_out_at IS NULL AND attempts >= ",
+        );
+        query.push_bind(filter.failed_at_least);
+        if let Some(provider) = filter.provider {
+            query.push(" AND provider = ").push_bind(provider);
+        }
+        query.push(" ORDER BY urgency, requested_at, id LIMIT ").push_bind(filter.limit);
+        let found = query.build().fetch_all(&self.readers).await.map_err(failed("list revocations"))?;
+        found.iter().map(|row| rows::lease(row).and_then(queued)).collect()
+    }
+
+    async fn queue_depths(&self, stuck_after: u32) -> Result<Vec<QueueDepth>, StoreError> {
+        const DEPTHS: &str = "
+            SELECT provider, count(*) AS queued, sum(attempts >= $1) AS stuck, min(requested_at) AS oldest
+            FROM leases
+            WHERE state = 'revoking' AND handle IS NOT NULL AND runs_out_at IS NULL
+            GROUP BY provider
+            ORDER BY provider";
+        const WHAT: &str = "measure the revocation queue";
+        let rows = sqlx::query(DEPTHS).bind(stuck_after).fetch_all(&self.readers).await;
+        let depth = |row: &sqlx::sqlite::SqliteRow| {
+            let number = |name| row.try_get::<i64, _>(name).map_err(failed(WHAT));
+            Ok(QueueDepth {
+                provider: row.try_get("provider").map_err(failed(WHAT))?,
+                queued: number("queued")?.unsigned_abs(),
+                stuck: number("stuck")?.unsigned_abs(),
+                oldest: Timestamp::from_unix_millis(number("oldest")?),
+            })
+        };
+        rows.map_err(failed(WHAT))?.iter().map(depth).collect()
+    }
+
+    async fn retry_now(&self, provider: Option<&str>, now: Timestamp) -> Result<u32, StoreError> {
+        self.desk.post(RetryNow { provider: provider.map(str::to_owned), now }).await
+    }
+
+    async fn verify_local(
+        &self,
+        provider: &str,
+        evidence: &str,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u32, StoreError> {
+        let (provider, evidence) = (provider.to_owned(), evidence.to_owned());
+        self.desk.post(VerifyLocal { provider, evidence, limit, now }).await
+    }
+}
+
+fn queued(stored: StoredLease) -> Result<QueuedRow, StoreError> {
+    let LeaseState::Revoking { cause, .. } = &stored.lease.state else {
+        return Err(corrupt("list revocations", "not being revoked"));
+    };
+    Ok(QueuedRow { urgency: cause.urgency(), next_at: stored.queue.next_attempt_at, row: stored.into() })
+}
+
+struct VerifyLocal {
+    provider: String,
+    evidence: String,
+    limit: u32,
+    now: Timestamp,
+}
+
+impl Verb for VerifyLocal {
+    type Answer = u32;
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<u32, StoreError> {
+        const DUE: &str = "
+            SELECT * FROM leases
+            WHERE state = 'revoking'
+              AND handle IS NOT NULL
+              AND runs_out_at IS NULL
+              AND provider = $1
+              AND revocability = 'exact'
+              AND next_attempt_at <= $2
+            ORDER BY urgency, requested_at
+            LIMIT $3";
+        let due = sqlx::query(DUE).bind(&self.provider).bind(self.now.unix_millis()).bind(self.limit);
+        let event = LeaseEvent::Verify { evidence: self.evidence.clone() };
+        take_all(tx, due, event, self.now, None).await.map(|ended| count(&ended))
+    }
+}
+
+struct RetryNow {
+    provider: Option<String>,
+    now: Timestamp,
+}
+
+impl Verb for RetryNow {
+    type Answer = u32;
+
+    fn lane(&self) -> Lane {
+        Lane::End
+    }
+
+    async fn run(&self, tx: &mut Tx) -> Result<u32, StoreError> {
+        const RETRY: &str = "
+            UPDATE leases
+            SET next_attempt_at = $1
+            WHERE state = 'revoking'
+              AND handle IS NOT NULL
+              AND runs_out_at IS NULL
+              AND next_attempt_at > $1
+              AND ($2 IS NULL OR provider = $2)";
+        let retry = sqlx::query(RETRY).bind(self.now.unix_millis()).bind(self.provider.clone());
+        let made_due = tx.write("make revocations due", retry).await?;
+        Ok(u32::try_from(made_due).unwrap_or(u32::MAX))
+    }
+}
