@@ -144,6 +144,9 @@ pub async fn reload(broker: &Broker) -> Result<(), OperationError> {
         Ok(rules) => {
             let rules = rules.with_approvals(approvals).with_kills(kills);
             let (digest, scopes) = (rules.digest.clone(), rules.scopes_unlike(&broker.rules.load()));
+            if rules.kills().all() != broker.rules.load().kills().all() {
+                broker.kills_settle.begin(broker.clock.now() + broker.limits.kill_settles);
+            }
             broker.rules.store(Arc::new(rules));
             broker.store.rules_in_force();
             broker.notices.rules_changed(&digest, &scopes);

@@ -1,12 +1,15 @@
 //! The kill switch in the store: what is cut off, what that ends, and how far it has come.
 
 use async_trait::async_trait;
+use dayfly_domain::approval::Host;
 use dayfly_domain::audit::Record;
 use dayfly_domain::id::{KillId, LeaseId, RequestId};
-use dayfly_domain::kill::{Kill, Live, State};
+use dayfly_domain::kill::{Kill, Live, State, Target, Word};
 use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 
+use super::failure::corrupt;
+use super::rows::{Columns, Fields};
 use super::{Ended, StoreError};
 
 /// Most open tasks, and most leases, that one transaction of [`KillStore::end_cut_off`] ends: grants commit in between.
@@ -76,4 +79,53 @@ pub trait KillStore: Send + Sync {
 
     /// Where these leases stand.
     async fn tally(&self, leases: &[LeaseId]) -> Result<LeaseTally, StoreError>;
+}
+
+impl LeaseTally {
+    /// Adds leases of one standing: `live`, `revoking`, `running_out`, or how they ended.
+    pub(super) fn add(&mut self, standing: &str, count: u64) {
+        let place = match standing {
+            "verified" => &mut self.verified,
+            "ran_out" => &mut self.ran_out,
+            "never_issued" => &mut self.never_issued,
+            "running_out" => &mut self.running_out,
+            "revoking" => &mut self.revoking,
+            _ => &mut self.live,
+        };
+        *place += count;
+    }
+}
+
+/// A row of `kills`.
+pub(super) fn kill(row: &impl Fields) -> Result<Kill, StoreError> {
+    let row = Columns(row);
+    let word = |at, by, on| -> Result<Option<Word>, StoreError> {
+        let Some(at) = row.maybe_time(at)? else { return Ok(None) };
+        Ok(Some(Word { by: row.text(by)?, on: row.parsed::<Host>(on)?, at }))
+    };
+    let state = row.text("state")?;
+    let known = State::ALL.into_iter().find(|known| known.as_str() == state);
+    let target = Target::read(&row.text("kind")?, &row.text("name")?);
+    Ok(Kill {
+        id: row.parsed("id")?,
+        target: target.map_err(|error| corrupt("kills.name", error))?,
+        reason: row.text("reason")?,
+        asked: word("asked_at", "asked_by", "asked_on")?
+            .ok_or_else(|| corrupt("asked_at", "nobody asked for it"))?,
+        approved: word("approved_at", "approved_by", "approved_on")?,
+        lifted: word("lifted_at", "lifted_by", "lifted_on")?,
+        state: known.ok_or_else(|| corrupt("state", state))?,
+    })
+}
+
+/// A row that counts what is live, in its column `live`.
+pub(super) fn live(row: &impl Fields) -> Result<Live, StoreError> {
+    let row = Columns(row);
+    Ok(Live {
+        spiffe_id: row.parsed("spiffe_id")?,
+        node: row.maybe_parsed("node")?,
+        scope: row.maybe_text("scope")?,
+        provider: row.maybe_text("provider")?,
+        count: row.number("live")?.unsigned_abs(),
+    })
 }

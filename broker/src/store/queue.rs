@@ -1,9 +1,11 @@
 //! The revocation queue as it is shown, and what of it needs no target.
 
 use async_trait::async_trait;
-use dayfly_domain::lease::Urgency;
+use dayfly_domain::lease::{LeaseState, Urgency};
 use dayfly_domain::time::Timestamp;
 
+use super::failure::corrupt;
+use super::rows::{self, Columns, Fields};
 use super::{LeaseRow, StoreError};
 
 /// Which revocations to list.
@@ -62,4 +64,24 @@ pub trait QueueStore: Send + Sync {
         limit: u32,
         now: Timestamp,
     ) -> Result<u32, StoreError>;
+}
+
+/// A row of `leases` that waits.
+pub(super) fn queued(row: &impl Fields) -> Result<QueuedRow, StoreError> {
+    let stored = rows::lease(row)?;
+    let LeaseState::Revoking { cause, .. } = &stored.lease.state else {
+        return Err(corrupt("leases.state", "not being revoked"));
+    };
+    Ok(QueuedRow { urgency: cause.urgency(), next_at: stored.queue.next_attempt_at, row: stored.into() })
+}
+
+/// A row that measures a queue.
+pub(super) fn depth(row: &impl Fields) -> Result<QueueDepth, StoreError> {
+    let row = Columns(row);
+    Ok(QueueDepth {
+        provider: row.text("provider")?,
+        queued: row.number("queued")?.unsigned_abs(),
+        stuck: row.number("stuck")?.unsigned_abs(),
+        oldest: row.time("oldest")?,
+    })
 }

@@ -28,33 +28,33 @@ pub(super) trait Fields {
 }
 
 /// Reads columns by name; a fault names the column.
-struct Columns<'r, R>(&'r R);
+pub(super) struct Columns<'r, R>(pub(super) &'r R);
 
 impl<R: Fields> Columns<'_, R> {
-    fn text(&self, name: &'static str) -> Result<String, StoreError> {
+    pub(super) fn text(&self, name: &'static str) -> Result<String, StoreError> {
         let text = self.maybe_text(name)?;
         self.demanded(name, text)
     }
 
-    fn number(&self, name: &'static str) -> Result<i64, StoreError> {
+    pub(super) fn number(&self, name: &'static str) -> Result<i64, StoreError> {
         let number = self.0.maybe_number(name).map_err(|error| corrupt(name, error))?;
         self.demanded(name, number)
     }
 
-    fn maybe_text(&self, name: &'static str) -> Result<Option<String>, StoreError> {
+    pub(super) fn maybe_text(&self, name: &'static str) -> Result<Option<String>, StoreError> {
         self.0.maybe_text(name).map_err(|error| corrupt(name, error))
     }
 
-    fn maybe_time(&self, name: &'static str) -> Result<Option<Timestamp>, StoreError> {
+    pub(super) fn maybe_time(&self, name: &'static str) -> Result<Option<Timestamp>, StoreError> {
         let millis = self.0.maybe_number(name).map_err(|error| corrupt(name, error))?;
         Ok(millis.map(Timestamp::from_unix_millis))
     }
 
-    fn time(&self, name: &'static str) -> Result<Timestamp, StoreError> {
+    pub(super) fn time(&self, name: &'static str) -> Result<Timestamp, StoreError> {
         self.number(name).map(Timestamp::from_unix_millis)
     }
 
-    fn parsed<T>(&self, name: &'static str) -> Result<T, StoreError>
+    pub(super) fn parsed<T>(&self, name: &'static str) -> Result<T, StoreError>
     where
         T: FromStr,
         T::Err: Into<Box<dyn Error + Send + Sync>>,
@@ -62,7 +62,7 @@ impl<R: Fields> Columns<'_, R> {
         self.text(name)?.parse().map_err(|error: T::Err| corrupt(name, error))
     }
 
-    fn maybe_parsed<T>(&self, name: &'static str) -> Result<Option<T>, StoreError>
+    pub(super) fn maybe_parsed<T>(&self, name: &'static str) -> Result<Option<T>, StoreError>
     where
         T: FromStr,
         T::Err: Into<Box<dyn Error + Send + Sync>>,

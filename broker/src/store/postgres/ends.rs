@@ -54,6 +54,7 @@ macro_rules! tree_under {
         )
     };
 }
+pub(super) use {named, tree_under};
 
 const WHAT: &str = "find the tasks to end";
 
@@ -78,40 +79,53 @@ impl Verb for End {
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {
-        let sessions = self.lock(tx).await?;
+        let sessions = lock(tx, self.sessions()).await?;
         if let EndWhich::SilentNode { node, silent_since_before, .. } = &self.which
             && !nodes::lapse(tx, node, *silent_since_before).await?
         {
             return Ok(Ended::default());
         }
-        let tasks = self.tree(tx, sessions).await?;
-        self.end_tasks(tx, &tasks).await?;
-        let leases = self.take_back(tx, &tasks).await?;
+        let named = if sessions.is_empty() { None } else { Some(self.named(sessions)) };
+        let ended = self.end_named(tx, named).await?;
         if let EndWhich::SilentNode { node, .. } = &self.which {
-            tx.record(&records::node_lapsed(node, tasks.len(), leases.len(), self.now));
+            tx.record(&records::node_lapsed(node, ended.tasks.len(), ended.leases.len(), self.now));
         }
-        Ok(Ended { tasks: tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect(), leases })
+        Ok(ended)
     }
 }
 
 impl End {
-    /// Locks the trees in which something is named. Nothing is added to them until this is committed; what begins
-    /// elsewhere meanwhile begins after the end.
-    async fn lock(&self, tx: &mut Tx) -> Result<Vec<String>, StoreError> {
-        let mut sessions = Vec::new();
-        for row in tx.rows(WHAT, self.sessions()).await? {
-            sessions.push(row.try_get::<String, _>(0).map_err(failed(WHAT))?);
+    /// Ends the tasks that queries of the forms of `named` and `tree_under` find, and takes back every lease in them.
+    pub(super) async fn found(
+        tx: &mut Tx,
+        sessions: Sql<'_>,
+        tasks: impl FnOnce(Vec<String>) -> Sql<'static> + Send,
+        cause: EndCause,
+        (now, request): (Timestamp, Option<RequestId>),
+    ) -> Result<Ended, StoreError> {
+        let sessions = lock(tx, sessions).await?;
+        if sessions.is_empty() {
+            return Ok(Ended::default());
         }
-        tx.lock_trees(&sessions).await?;
-        Ok(sessions)
+        // What is named is what the queries find.
+        let end = Self { which: EndWhich::Overdue, cause, now, request };
+        end.end_named(tx, Some(tasks(sessions))).await
+    }
+
+    async fn end_named(&self, tx: &mut Tx, named: Option<Sql<'_>>) -> Result<Ended, StoreError> {
+        let tasks = match named {
+            Some(named) => self.tree(tx, named).await?,
+            None => Vec::new(),
+        };
+        self.end_tasks(tx, &tasks).await?;
+        let (leases, elsewhere) = self.take_back(tx, &tasks).await?;
+        let tasks = tasks.into_iter().map(|(task, _)| (task.id, task.node)).collect();
+        Ok(Ended { tasks, leases, elsewhere })
     }
 
     /// The tasks that end now, parents before children, each with the cause of its end.
-    async fn tree(&self, tx: &mut Tx, sessions: Vec<String>) -> Result<Vec<(Task, EndCause)>, StoreError> {
-        if sessions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = tx.rows(WHAT, self.named(sessions)).await?;
+    async fn tree(&self, tx: &mut Tx, named: Sql<'_>) -> Result<Vec<(Task, EndCause)>, StoreError> {
+        let rows = tx.rows(WHAT, named).await?;
         rows.iter()
             .map(|row| {
                 let is_named: bool = row.try_get("is_named").map_err(failed(WHAT))?;
@@ -200,8 +214,12 @@ impl End {
     }
 
     /// Queues the revocation of every lease of those tasks, of those that a named identity holds elsewhere, and of those that
-    /// a silent node's tasks lose although they stay open.
-    async fn take_back(&self, tx: &mut Tx, tasks: &[(Task, EndCause)]) -> Result<Vec<LeaseId>, StoreError> {
+    /// a silent node's tasks lose although they stay open. The last two are told apart.
+    async fn take_back(
+        &self,
+        tx: &mut Tx,
+        tasks: &[(Task, EndCause)],
+    ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), StoreError> {
         const OF_TASKS: &str = "
             SELECT * FROM leases
             WHERE state <> 'ended'
@@ -237,21 +255,35 @@ impl End {
                 queued.extend(ask(tx, &mut moves, lease, RevokeCause::TaskEnded(cause))?);
             }
         }
+        let mut elsewhere = Vec::new();
         if let EndWhich::Identity(identity) = &self.which {
             let held = sqlx::query(OF_IDENTITY).bind(identity.to_string()).bind(&ids);
             for row in tx.rows("find the leases of an identity", held).await? {
-                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
+                elsewhere.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::Admin)?);
             }
         }
         if let EndWhich::SilentNode { node, spared_scopes, .. } = &self.which {
             let lost = sqlx::query(OF_SPARED).bind(node.to_string()).bind(spared_scopes);
             for row in tx.rows("find what spared tasks lose", lost).await? {
-                queued.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
+                elsewhere.extend(ask(tx, &mut moves, rows::lease(&row)?, RevokeCause::NodeSilent)?);
             }
         }
         save(moves, tx).await?;
-        Ok(queued)
+        queued.extend(&elsewhere);
+        Ok((queued, elsewhere))
     }
+}
+
+/// Locks the trees in which something is named. Nothing is added to them until this is committed; what begins
+/// elsewhere meanwhile begins after the end.
+async fn lock(tx: &mut Tx, sessions: Sql<'_>) -> Result<Vec<String>, StoreError> {
+    let found = tx.rows(WHAT, sessions).await?;
+    let mut sessions = Vec::new();
+    for row in found {
+        sessions.push(row.try_get::<String, _>(0).map_err(failed(WHAT))?);
+    }
+    tx.lock_trees(&sessions).await?;
+    Ok(sessions)
 }
 
 fn ask(

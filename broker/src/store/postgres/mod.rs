@@ -1,7 +1,7 @@
 //! The PostgreSQL store: several brokers on one database.
 //!
 //! Every change of state goes through a lane ([`lanes`]); its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `nodes`, `approvals` and `assertions`. What keeps brokers from getting in each other's way is
+//! `leases`, `revocations`, `queue`, `nodes`, `approvals`, `kills` and `assertions`. What keeps brokers from getting in each other's way is
 //! in [`transaction`] (who locks what), [`membership`] (who may write) and [`guard`] (who is alive).
 
 mod approvals;
@@ -10,12 +10,14 @@ mod audit;
 mod brake;
 mod claims;
 mod counts;
+mod cut_off;
 mod documents;
 mod elsewhere;
 mod ends;
 mod guard;
 mod history;
 mod keys;
+mod kills;
 mod lanes;
 mod leases;
 mod ledger;
@@ -25,6 +27,7 @@ mod migrate;
 mod moves;
 mod nodes;
 mod open;
+mod queue;
 mod revocations;
 mod tasks;
 mod transaction;

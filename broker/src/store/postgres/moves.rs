@@ -20,6 +20,7 @@ pub(super) async fn save(moves: Moves, tx: &mut Tx) -> Result<(), StoreError> {
             ended_at = new.ended_at,
             outcome = new.outcome,
             evidence = new.evidence,
+            urgency = new.urgency,
             next_attempt_at = new.next_attempt_at,
             claimed_until = new.claimed_until,
             claimed_by = CASE WHEN new.claimed_until IS NULL THEN NULL ELSE leases.claimed_by END,
@@ -27,7 +28,7 @@ pub(super) async fn save(moves: Moves, tx: &mut Tx) -> Result<(), StoreError> {
             last_error = new.last_error
         FROM jsonb_to_recordset($1::JSONB) AS new (
             id TEXT, state TEXT, pending_since BIGINT, bound_at BIGINT, handle TEXT, requested_at BIGINT, cause TEXT,
-            applied_at BIGINT, runs_out_at BIGINT, ended_at BIGINT, outcome TEXT, evidence TEXT,
+            applied_at BIGINT, runs_out_at BIGINT, ended_at BIGINT, outcome TEXT, evidence TEXT, urgency BIGINT,
             next_attempt_at BIGINT, claimed_until BIGINT, attempts BIGINT, last_error TEXT
         )
         WHERE leases.id = new.id";

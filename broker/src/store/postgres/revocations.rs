@@ -1,7 +1,7 @@
 //! The revocation queue: what is due, who works on it, what time settles by itself.
 
 use dayfly_domain::id::{LeaseId, RequestId};
-use dayfly_domain::lease::{Handle, LeaseEvent, LeaseState, RevokeCause};
+use dayfly_domain::lease::{Handle, LeaseEvent, LeaseState, RevokeCause, Urgency};
 use dayfly_domain::time::{Timestamp, Ttl};
 
 use super::moves::{save, storable};
@@ -88,7 +88,7 @@ impl Verb for SweepPending {
 }
 
 /// Takes every lease that a query finds through one event. Returns those that stand elsewhere now.
-async fn take_all(
+pub(super) async fn take_all(
     tx: &mut Tx,
     query: Sql<'_>,
     event: LeaseEvent,
@@ -107,7 +107,7 @@ async fn take_all(
     Ok(moved)
 }
 
-fn count(leases: &[LeaseId]) -> u32 {
+pub(super) fn count(leases: &[LeaseId]) -> u32 {
     u32::try_from(leases.len()).unwrap_or(u32::MAX)
 }
 
@@ -138,7 +138,7 @@ impl Verb for Claim {
                   AND provider = $2
                   AND next_attempt_at <= $3
                   AND (claimed_until IS NULL OR claimed_until <= $3)
-                ORDER BY requested_at
+                ORDER BY urgency, requested_at
                 LIMIT $4
                 FOR UPDATE SKIP LOCKED
             )
@@ -153,7 +153,7 @@ impl Verb for Claim {
             .bind(writer);
         let rows = tx.rows("claim revocations", claim).await?;
         let mut claimed: Vec<StoredLease> = rows.iter().map(rows::lease).collect::<Result<_, _>>()?;
-        claimed.sort_by_key(|stored| (requested_at(stored), stored.lease.id));
+        claimed.sort_by_key(|stored| (asked(stored), stored.lease.id));
         let due = |stored: StoredLease| DueRevocation {
             lease: stored.lease,
             attempts: stored.queue.attempts,
@@ -163,9 +163,10 @@ impl Verb for Claim {
     }
 }
 
-fn requested_at(stored: &StoredLease) -> Option<Timestamp> {
+/// How urgent it is, and since when.
+fn asked(stored: &StoredLease) -> Option<(Urgency, Timestamp)> {
     match stored.lease.state {
-        LeaseState::Revoking { requested_at, .. } => Some(requested_at),
+        LeaseState::Revoking { requested_at, cause, .. } => Some((cause.urgency(), requested_at)),
         LeaseState::Pending { .. } | LeaseState::Active { .. } | LeaseState::Ended { .. } => None,
     }
 }

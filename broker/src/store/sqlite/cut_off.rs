@@ -7,10 +7,11 @@ use dayfly_domain::time::Timestamp;
 
 use super::ends::{End, tree_under};
 use super::moves::Moves;
-use super::rows::{self, json};
 use super::transaction::{Sql, Tx};
-use super::writer::{Lane, Verb};
+use super::writer::Verb;
+use crate::store::desk::Lane;
 use crate::store::kills::{CUT_OFF_AT_ONCE, CutOff};
+use crate::store::rows::{self, json};
 use crate::store::{Ended, StoreError};
 
 pub(super) struct EndCutOff {

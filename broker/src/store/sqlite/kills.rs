@@ -1,20 +1,21 @@
 //! The kill switch: what is cut off, and the ends that follow from it.
 
 use async_trait::async_trait;
-use dayfly_domain::approval::Host;
 use dayfly_domain::audit::Record;
 use dayfly_domain::id::{KillId, LeaseId, RequestId};
-use dayfly_domain::kill::{Kill, Live, State, Target, Word};
+use dayfly_domain::kill::{Kill, Live, State};
 use dayfly_domain::time::Timestamp;
 use sqlx::Row;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::SqlitePool;
 
 use super::SqliteStore;
 use super::cut_off::EndCutOff;
-use super::rows::json;
-use super::transaction::{Tx, corrupt, failed};
-use super::writer::{Lane, Verb};
-use crate::store::kills::{CutOff, KillStore, LeaseTally};
+use super::transaction::Tx;
+use super::writer::Verb;
+use crate::store::desk::Lane;
+use crate::store::failure::failed;
+use crate::store::kills::{self, CutOff, KillStore, LeaseTally};
+use crate::store::rows::json;
 use crate::store::{Ended, StoreError};
 
 #[async_trait]
@@ -31,13 +32,13 @@ impl KillStore for SqliteStore {
         const LIST: &str =
             "SELECT * FROM kills WHERE $1 OR state <> 'lifted' ORDER BY asked_at DESC, id DESC";
         let rows = sqlx::query(LIST).bind(lifted_too).fetch_all(&self.readers).await;
-        rows.map_err(failed("list kills"))?.iter().map(kill).collect()
+        rows.map_err(failed("list kills"))?.iter().map(kills::kill).collect()
     }
 
     async fn kill(&self, id: KillId) -> Result<Option<Kill>, StoreError> {
         const ONE: &str = "SELECT * FROM kills WHERE id = $1";
         let row = sqlx::query(ONE).bind(id.to_string()).fetch_optional(&self.readers).await;
-        row.map_err(failed("read a kill"))?.as_ref().map(kill).transpose()
+        row.map_err(failed("read a kill"))?.as_ref().map(kills::kill).transpose()
     }
 
     async fn live(&self) -> Result<Vec<Live>, StoreError> {
@@ -146,26 +147,14 @@ async fn live(readers: &SqlitePool) -> Result<Vec<Live>, StoreError> {
         SELECT spiffe_id, node, scope, provider, count(*) AS live FROM leases
         WHERE state <> 'ended' AND state <> 'revoking'
         GROUP BY spiffe_id, node, scope, provider";
-    const WHAT: &str = "count what is live";
-    let mut live = Vec::new();
+    let mut all = Vec::new();
     for sql in [TASKS, LEASES] {
-        for row in sqlx::query(sql).fetch_all(readers).await.map_err(failed(WHAT))? {
-            let maybe = |name| row.try_get::<Option<String>, _>(name).map_err(failed(WHAT));
-            let id: String = row.try_get("spiffe_id").map_err(failed(WHAT))?;
-            let count: i64 = row.try_get("live").map_err(failed(WHAT))?;
-            live.push(Live {
-                spiffe_id: id.parse().map_err(|error| corrupt(WHAT, error))?,
-                node: maybe("node")?
-                    .map(|node| node.parse())
-                    .transpose()
-                    .map_err(|error| corrupt(WHAT, error))?,
-                scope: maybe("scope")?,
-                provider: maybe("provider")?,
-                count: count.unsigned_abs(),
-            });
+        let rows = sqlx::query(sql).fetch_all(readers).await.map_err(failed("count what is live"))?;
+        for row in &rows {
+            all.push(kills::live(row)?);
         }
     }
-    Ok(live)
+    Ok(all)
 }
 
 async fn tally(readers: &SqlitePool, leases: &[LeaseId]) -> Result<LeaseTally, StoreError> {
@@ -186,38 +175,8 @@ async fn tally(readers: &SqlitePool, leases: &[LeaseId]) -> Result<LeaseTally, S
         for row in rows {
             let standing: String = row.try_get("standing").map_err(failed(WHAT))?;
             let count: i64 = row.try_get("leases").map_err(failed(WHAT))?;
-            let place = match standing.as_str() {
-                "verified" => &mut tally.verified,
-                "ran_out" => &mut tally.ran_out,
-                "never_issued" => &mut tally.never_issued,
-                "running_out" => &mut tally.running_out,
-                "revoking" => &mut tally.revoking,
-                _ => &mut tally.live,
-            };
-            *place += count.unsigned_abs();
+            tally.add(&standing, count.unsigned_abs());
         }
     }
     Ok(tally)
-}
-
-fn kill(row: &SqliteRow) -> Result<Kill, StoreError> {
-    const WHAT: &str = "read a kill";
-    let text = |name| row.try_get::<String, _>(name).map_err(failed(WHAT));
-    let word = |at, by, on| -> Result<Option<Word>, StoreError> {
-        let Some(at) = row.try_get::<Option<i64>, _>(at).map_err(failed(WHAT))? else { return Ok(None) };
-        let on: Host = text(on)?.parse().map_err(|error: std::net::AddrParseError| corrupt(WHAT, error))?;
-        Ok(Some(Word { by: text(by)?, on, at: Timestamp::from_unix_millis(at) }))
-    };
-    let state = text("state")?;
-    let state = State::ALL.into_iter().find(|known| known.as_str() == state);
-    Ok(Kill {
-        id: text("id")?.parse().map_err(|error| corrupt(WHAT, error))?,
-        target: Target::read(&text("kind")?, &text("name")?).map_err(|error| corrupt(WHAT, error))?,
-        reason: text("reason")?,
-        asked: word("asked_at", "asked_by", "asked_on")?
-            .ok_or_else(|| corrupt(WHAT, "nobody asked for it"))?,
-        approved: word("approved_at", "approved_by", "approved_on")?,
-        lifted: word("lifted_at", "lifted_by", "lifted_on")?,
-        state: state.ok_or_else(|| corrupt(WHAT, "unknown state"))?,
-    })
 }

@@ -1,19 +1,19 @@
 //! The revocation queue as it is shown, and the revocations that need no target.
 
 use async_trait::async_trait;
-use dayfly_domain::lease::{LeaseEvent, LeaseState};
+use dayfly_domain::lease::LeaseEvent;
 use dayfly_domain::time::Timestamp;
-use sqlx::Row;
 use sqlx::query_builder::QueryBuilder;
 use sqlx::sqlite::Sqlite;
 
 use super::SqliteStore;
 use super::revocations::{count, take_all};
-use super::rows::{self, StoredLease};
-use super::transaction::{Tx, corrupt, failed};
-use super::writer::{Lane, Verb};
+use super::transaction::Tx;
+use super::writer::Verb;
 use crate::store::StoreError;
-use crate::store::queue::{QueueDepth, QueueFilter, QueueStore, QueuedRow};
+use crate::store::desk::Lane;
+use crate::store::failure::failed;
+use crate::store::queue::{self, QueueDepth, QueueFilter, QueueStore, QueuedRow};
 
 #[async_trait]
 impl QueueStore for SqliteStore {
@@ -28,7 +28,7 @@ impl QueueStore for SqliteStore {
         }
         query.push(" ORDER BY urgency, requested_at, id LIMIT ").push_bind(filter.limit);
         let found = query.build().fetch_all(&self.readers).await.map_err(failed("list revocations"))?;
-        found.iter().map(|row| rows::lease(row).and_then(queued)).collect()
+        found.iter().map(queue::queued).collect()
     }
 
     async fn queue_depths(&self, stuck_after: u32) -> Result<Vec<QueueDepth>, StoreError> {
@@ -38,18 +38,8 @@ impl QueueStore for SqliteStore {
             WHERE state = 'revoking' AND handle IS NOT NULL AND runs_out_at IS NULL
             GROUP BY provider
             ORDER BY provider";
-        const WHAT: &str = "measure the revocation queue";
         let rows = sqlx::query(DEPTHS).bind(stuck_after).fetch_all(&self.readers).await;
-        let depth = |row: &sqlx::sqlite::SqliteRow| {
-            let number = |name| row.try_get::<i64, _>(name).map_err(failed(WHAT));
-            Ok(QueueDepth {
-                provider: row.try_get("provider").map_err(failed(WHAT))?,
-                queued: number("queued")?.unsigned_abs(),
-                stuck: number("stuck")?.unsigned_abs(),
-                oldest: Timestamp::from_unix_millis(number("oldest")?),
-            })
-        };
-        rows.map_err(failed(WHAT))?.iter().map(depth).collect()
+        rows.map_err(failed("measure the revocation queue"))?.iter().map(queue::depth).collect()
     }
 
     async fn retry_now(&self, provider: Option<&str>, now: Timestamp) -> Result<u32, StoreError> {
@@ -66,13 +56,6 @@ impl QueueStore for SqliteStore {
         let (provider, evidence) = (provider.to_owned(), evidence.to_owned());
         self.desk.post(VerifyLocal { provider, evidence, limit, now }).await
     }
-}
-
-fn queued(stored: StoredLease) -> Result<QueuedRow, StoreError> {
-    let LeaseState::Revoking { cause, .. } = &stored.lease.state else {
-        return Err(corrupt("list revocations", "not being revoked"));
-    };
-    Ok(QueuedRow { urgency: cause.urgency(), next_at: stored.queue.next_attempt_at, row: stored.into() })
 }
 
 struct VerifyLocal {
