@@ -78,7 +78,10 @@ impl RevokeCause {
                 Urgency::Kill
             }
             RevokeCause::TaskEnded(EndCause::Deadline) | RevokeCause::Renewal => Urgency::Expiry,
-            RevokeCause::TaskEnded(_) | RevokeCause::Holder | RevokeCause::Undelivered => Urgency::End,
+            RevokeCause::TaskEnded(_)
+            | RevokeCause::Holder
+            | RevokeCause::Undelivered
+            | RevokeCause::NodeSilent => Urgency::End,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use dayfly_domain::approval::NotApprovable;
 use dayfly_domain::decision::{Denial, DenyReason};
 use dayfly_domain::id::{LeaseId, TaskId};
-use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::kill::NotConfirmable;
+use dayfly_domain::spiffe::SpiffeId;
 use thiserror::Error;
 
 use super::key::NotDone;
