@@ -16,7 +16,6 @@ pub mod issue;
 pub mod key;
 pub mod kill;
 pub mod lapse;
-pub mod lapse;
 pub mod node;
 pub mod notice;
 pub mod open_task;
