@@ -9,9 +9,9 @@ pub mod key;
 pub mod node;
 pub mod question;
 mod review;
+pub mod revocation;
 mod silence;
 mod simulation;
-pub mod revocation;
 pub mod status;
 pub mod wire;
 

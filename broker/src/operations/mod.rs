@@ -26,8 +26,8 @@ pub mod renew;
 pub mod review;
 pub mod revocations;
 pub mod revoke;
-pub mod simulate;
 pub mod settle;
+pub mod simulate;
 pub mod stream_anchor;
 pub mod who_can;
 
