@@ -114,11 +114,11 @@ pub async fn kill(args: KillArgs, connect: ConnectArgs, format: Format) -> Resul
                 dry_run: false,
                 wait_ms: millis(args.wait),
             };
-            told(answer(admin.revocations().kill(request)).await?, format)
+            told(answer(admin.revocations().kill(request)).await?.outcome, format)
         }
         Some(KillCommand::Approve { id, digest, wait }) => {
             let request = v1::ApproveKillRequest { kill_id: id, digest, wait_ms: millis(wait) };
-            told(answer(admin.revocations().approve_kill(request)).await?, format)
+            told(answer(admin.revocations().approve_kill(request)).await?.outcome, format)
         }
         Some(KillCommand::Lift { id }) => {
             let request = v1::LiftKillRequest { kill_id: id };
@@ -145,7 +145,8 @@ pub async fn kill(args: KillArgs, connect: ConnectArgs, format: Format) -> Resul
 
 async fn preview(admin: &Admin, target: TargetArgs, format: Format) -> Result<Exit, Failure> {
     let request = v1::KillRequest { target: target.wire(), dry_run: true, ..Default::default() };
-    let width = answer(admin.revocations().kill(request)).await?.width.unwrap_or_default();
+    let outcome = answer(admin.revocations().kill(request)).await?.outcome.unwrap_or_default();
+    let width = outcome.width.unwrap_or_default();
     let width = WidthView::from(width);
     match format {
         Format::Json => output::json(&width)?,
@@ -154,8 +155,8 @@ async fn preview(admin: &Admin, target: TargetArgs, format: Format) -> Result<Ex
     Ok(Exit::Done)
 }
 
-fn told(answer: v1::KillResponse, format: Format) -> Result<Exit, Failure> {
-    let outcome = Outcome::from(answer);
+fn told(outcome: Option<v1::KillOutcome>, format: Format) -> Result<Exit, Failure> {
+    let outcome = Outcome::from(outcome.unwrap_or_default());
     match format {
         Format::Json => output::json(&outcome)?,
         Format::Table | Format::Yaml => output::text(&outcome.told())?,

@@ -51,15 +51,16 @@ impl RevocationService for Api {
             }));
         }
         let done = kill::kill(&self.broker, &by, target, &asked.reason, wait(asked.wait_ms)).await;
-        Ok(Response::new(answer(&done.map_err(told)?)))
+        Ok(Response::new(v1::KillResponse { outcome: Some(outcome(&done.map_err(told)?)) }))
     }
 
-    async fn approve_kill(&self, rpc: Rpc<v1::ApproveKillRequest>) -> Answer<v1::KillResponse> {
+    async fn approve_kill(&self, rpc: Rpc<v1::ApproveKillRequest>) -> Answer<v1::ApproveKillResponse> {
         let by = self.by(&rpc, Verb::Revoke).await?;
         let asked = rpc.into_inner();
         let id = kill_id(&asked.kill_id, by.request)?;
         let done = kill::approve(&self.broker, &by, id, &asked.digest, wait(asked.wait_ms)).await;
-        Ok(Response::new(answer(&done.map_err(|error| status::of(error, by.request))?)))
+        let done = done.map_err(|error| status::of(error, by.request))?;
+        Ok(Response::new(v1::ApproveKillResponse { outcome: Some(outcome(&done)) }))
     }
 
     async fn lift_kill(&self, rpc: Rpc<v1::LiftKillRequest>) -> Answer<v1::LiftKillResponse> {
@@ -193,9 +194,9 @@ fn width(preview: &Preview) -> v1::KillWidth {
     }
 }
 
-fn answer(done: &Done) -> v1::KillResponse {
+fn outcome(done: &Done) -> v1::KillOutcome {
     let LeaseTally { live, revoking, running_out, verified, ran_out, never_issued } = done.leases;
-    v1::KillResponse {
+    v1::KillOutcome {
         kill: Some(told(&done.kill)),
         width: Some(width(&done.preview)),
         tasks_ended: done.tasks_ended,

@@ -52,8 +52,9 @@ fn request(kind: &str, name: &str) -> v1::KillRequest {
     }
 }
 
-async fn kill(admin: &BrokerClient, kind: &str, name: &str) -> v1::KillResponse {
-    admin.revocations().kill(request(kind, name)).await.expect("an admin may kill").into_inner()
+async fn kill(admin: &BrokerClient, kind: &str, name: &str) -> v1::KillOutcome {
+    let answer = admin.revocations().kill(request(kind, name)).await.expect("an admin may kill");
+    answer.into_inner().outcome.unwrap()
 }
 
 async fn lift(admin: &BrokerClient, kill: &v1::Kill) -> Result<v1::LiftKillResponse, Status> {
@@ -141,7 +142,7 @@ async fn a_dry_run_tells_whose_it_is_and_ends_nothing() {
     let task = open(&world, &node, TRAINER).await.unwrap();
     let lease = issue(&world, &node, TRAINER, &task).await.unwrap();
     let asked = v1::KillRequest { dry_run: true, ..request("pattern", "spiffe://example.org/train/*") };
-    let answer = admin.revocations().kill(asked).await.unwrap().into_inner();
+    let answer = admin.revocations().kill(asked).await.unwrap().into_inner().outcome.unwrap();
     let width = answer.width.unwrap();
     assert!(answer.kill.is_none());
     assert_eq!((width.tasks, width.leases, width.wide), (1, 1, false));
@@ -173,6 +174,7 @@ async fn a_wide_kill_waits_for_a_second_admin_and_break_glass_does_not() {
     assert_eq!(reason(ann.revocations().approve_kill(yes(&waiting.digest)).await), "APPROVER_IS_REQUESTER");
     assert_eq!(reason(bob.revocations().approve_kill(yes("another")).await), "KILL_CHANGED");
     let done = bob.revocations().approve_kill(yes(&waiting.digest)).await.unwrap().into_inner();
+    let done = done.outcome.unwrap();
     assert_eq!(done.tasks_ended, 2, "{done:?}");
     assert_eq!(reason(open(&world, &node, TRAINER).await), "CUT_OFF");
     assert_eq!(standing(&ann).await.len(), 1, "admins are spared, and can lift it");
@@ -183,6 +185,7 @@ async fn a_wide_kill_waits_for_a_second_admin_and_break_glass_does_not() {
     open(&world, &node, OTHER).await.unwrap();
     let glass = BreakGlassClient::connect(world.folder.path().join("glass.sock")).await.unwrap();
     let done = glass.revocations().kill(request("everything", "")).await.unwrap().into_inner();
+    let done = done.outcome.unwrap();
     let stands = done.kill.unwrap();
     assert_eq!((stands.state.as_str(), done.tasks_ended), ("standing", 2));
     let asked = v1::LiftKillRequest { kill_id: stands.kill_id.clone() };

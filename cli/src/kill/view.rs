@@ -153,8 +153,8 @@ pub struct Outcome {
     nodes_acknowledged: u32,
 }
 
-impl From<v1::KillResponse> for Outcome {
-    fn from(wire: v1::KillResponse) -> Self {
+impl From<v1::KillOutcome> for Outcome {
+    fn from(wire: v1::KillOutcome) -> Self {
         let tally = wire.leases.unwrap_or_default();
         Self {
             kill: wire.kill.map(KillView::from),
@@ -230,7 +230,7 @@ mod tests {
 
     fn outcome(state: &str, tally: v1::LeaseTally, acknowledged: u32) -> Outcome {
         let kill = v1::Kill { state: state.into(), ..Default::default() };
-        v1::KillResponse {
+        v1::KillOutcome {
             kill: Some(kill),
             leases: Some(tally),
             nodes_told: 2,
