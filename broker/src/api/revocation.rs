@@ -45,10 +45,8 @@ impl RevocationService for Api {
         let told = |error| status::of(error, by.request);
         if asked.dry_run {
             let preview = kill::preview(&self.broker, &target).await.map_err(told)?;
-            return Ok(Response::new(v1::KillResponse {
-                width: Some(width(&preview)),
-                ..Default::default()
-            }));
+            let outcome = v1::KillOutcome { width: Some(width(&preview)), ..Default::default() };
+            return Ok(Response::new(v1::KillResponse { outcome: Some(outcome) }));
         }
         let done = kill::kill(&self.broker, &by, target, &asked.reason, wait(asked.wait_ms)).await;
         Ok(Response::new(v1::KillResponse { outcome: Some(outcome(&done.map_err(told)?)) }))
