@@ -55,6 +55,16 @@ fn nothing_signs_while_the_only_key_is_too_new() {
 }
 
 #[test]
+fn a_key_that_retired_never_comes_back() {
+    let mut keys = vec![key("a", 0, true), key("b", 0, false), key("c", 60, false)];
+    keys[1].withheld = Some(Withheld { at: at(65), why: Why::Compromised });
+    assert_eq!(told(&keys, 65), ["active", "compromised", "announced"], "it is still published");
+    keys[1].withheld = Some(Withheld { at: at(67), why: Why::Compromised });
+    assert_eq!(told(&keys, 67), ["retired", "compromised", "announced"]);
+    assert_eq!(told(&keys, 71), ["retired", "compromised", "active"]);
+}
+
+#[test]
 fn a_key_that_was_withdrawn_before_it_signed_changes_nothing_else() {
     let mut keys = vec![key("a", 0, true), key("b", 0, false), key("c", 60, false)];
     assert_eq!(told(&keys, 61), ["retiring", "active", "announced"]);
@@ -82,8 +92,10 @@ enum Step {
     },
     Rotate,
     Withdraw,
+    /// Without a successor where the broker may make none.
     Compromise {
         which: prop::sample::Index,
+        make: bool,
     },
     /// The private half of what is over is destroyed: its facts are gone, but for the row of one that was withheld.
     Destroy,
@@ -94,7 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1_u64..1_500).prop_map(|seconds| Step::Wait { seconds }),
         3 => Just(Step::Rotate),
         1 => Just(Step::Withdraw),
-        2 => any::<prop::sample::Index>().prop_map(|which| Step::Compromise { which }),
+        2 => any::<(prop::sample::Index, bool)>().prop_map(|(which, make)| Step::Compromise { which, make }),
         1 => Just(Step::Destroy),
     ]
 }
@@ -165,6 +177,8 @@ proptest! {
             made += 1;
         };
         for step in steps {
+            // No two acts are in one moment: each is a commit.
+            now = now + Ttl::millis(1);
             let states_now = states(&keys, LIFE, now);
             match step {
                 Step::Wait { seconds } => {
@@ -176,8 +190,10 @@ proptest! {
                     now = now + Ttl::seconds(seconds % 20);
                 }
                 Step::Rotate => {
-                    let ready = keys.iter().zip(&states_now).any(|(_, state)| {
-                        matches!(state, KeyState::Announced { usable_from } if *usable_from <= now)
+                    // Not while the one that stands by is too new.
+                    let ready = states_now.iter().all(|state| match state {
+                        KeyState::Announced { usable_from } => *usable_from <= now,
+                        _ => true,
                     });
                     if ready {
                         make(&mut keys, now);
@@ -190,11 +206,13 @@ proptest! {
                         make(&mut keys, now);
                     }
                 }
-                Step::Compromise { which } => {
+                Step::Compromise { which, make: successor } => {
                     let key = which.get(&keys).kid.clone();
                     let key = keys.iter_mut().find(|one| one.kid == key).expect("it was drawn from them");
                     key.withheld.get_or_insert(Withheld { at: now, why: Why::Compromised });
-                    make(&mut keys, now);
+                    if successor {
+                        make(&mut keys, now);
+                    }
                 }
                 Step::Destroy => {
                     let mut over = states_now.iter().map(|state| *state == KeyState::Retired);
