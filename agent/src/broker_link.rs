@@ -10,7 +10,9 @@ use std::time::Duration;
 use dayfly_client::{BrokerClient, CallError, Health, Identity};
 use dayfly_proto::v1::attach_request::Message as Up;
 use dayfly_proto::v1::attach_response::Message as Down;
-use dayfly_proto::v1::{AttachRequest, AttachResponse, Heartbeat, Hello, KillAcknowledged, Welcome};
+use dayfly_proto::v1::{
+    Adopt, AdoptedTask, AttachRequest, AttachResponse, Heartbeat, Hello, KillAcknowledged, Welcome,
+};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +35,8 @@ const USUAL_HEARTBEAT: Duration = Duration::from_secs(10);
 const USUAL_LAPSE: Duration = Duration::from_secs(30);
 /// How long an inventory waits for tasks that are being opened.
 const OPENING_PATIENCE: Duration = Duration::from_secs(1);
+/// Tasks of an earlier life that the broker is asked about at once.
+const ADOPTED_AT_ONCE: usize = 500;
 /// Heartbeats whose answers are waited for.
 const MOST_UNANSWERED: usize = 64;
 
@@ -159,14 +163,45 @@ impl BrokerLink {
         };
         let asked = Moment::now();
         let late = || Status::deadline_exceeded("the broker did not welcome us in time");
-        let (down, welcome) = tokio::time::timeout(ATTACH_PATIENCE, attach).await.map_err(|_| late())??;
+        let (mut down, welcome) =
+            tokio::time::timeout(ATTACH_PATIENCE, attach).await.map_err(|_| late())??;
         let heartbeat = self.agree(&welcome, terms);
+        let adopt = tokio::time::timeout(ATTACH_PATIENCE, self.adopt(&up, &mut down));
+        adopt.await.map_err(|_| late())??;
         self.broker.set_node_epoch(welcome.epoch);
         self.heard(asked, terms);
         if self.rules.stand_now(&welcome.rules_digest) {
             self.decide_anew();
         }
         Ok(Attached { up, down, heartbeat })
+    }
+
+    /// Asks the broker whether it holds open what was found again after a restart. Nothing is served before.
+    async fn adopt(
+        &self,
+        up: &mpsc::Sender<AttachRequest>,
+        down: &mut Streaming<AttachResponse>,
+    ) -> Result<(), Status> {
+        let gone = |()| Status::unavailable("the broker takes nothing");
+        for chunk in self.tasks.unconfirmed().chunks(ADOPTED_AT_ONCE) {
+            let tasks = chunk
+                .iter()
+                .map(|(id, anchor)| AdoptedTask { task_id: id.clone(), anchor: Some(anchor.clone()) });
+            send(up, Up::Adopt(Adopt { tasks: tasks.collect() })).await.map_err(gone)?;
+            let asked: Vec<String> = chunk.iter().map(|(id, _)| id.clone()).collect();
+            loop {
+                match down.message().await?.and_then(|answer| answer.message) {
+                    Some(Down::Adopted(adopted)) => {
+                        self.tasks.confirm(&asked, &adopted.task_ids);
+                        break;
+                    }
+                    // Orders to end what it does not hold open come first.
+                    Some(other) => self.hear(other),
+                    None => return Err(Status::unavailable("the broker closed the stream")),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn agree(&self, welcome: &Welcome, terms: &mut Terms) -> Duration {
@@ -269,7 +304,7 @@ impl BrokerLink {
 
     fn hear(&self, message: Down) {
         match message {
-            Down::HeartbeatHeard(_) => {}
+            Down::HeartbeatHeard(_) | Down::Adopted(_) => {}
             Down::Welcome(_) => debug!("the broker welcomes us twice"),
             Down::CutOff(_) => unreachable!("answered where it can be"),
             Down::EndRecorded(recorded) => self.tasks.recorded(&recorded.task_id),

@@ -151,7 +151,9 @@ impl CgroupTree {
     }
 
     /// Finds a task's cgroup again after a restart of the agent; [`CgroupError::Gone`] unless it is the very same.
-    pub fn reopen(&self, directory: &Path, id: u64) -> Result<TaskCgroup, CgroupError> {
+    ///
+    /// `since` is when it was made, so that what its leader forked before is not taken for escaped.
+    pub fn reopen(&self, directory: &Path, id: u64, since: u64) -> Result<TaskCgroup, CgroupError> {
         if !directory.starts_with(&self.base)
             || directory.components().any(|part| part == Component::ParentDir)
         {
@@ -160,7 +162,7 @@ impl CgroupTree {
                 why: "it is not below the agent's cgroup",
             });
         }
-        let cgroup = self.take(directory)?;
+        let cgroup = TaskCgroup { since, ..self.take(directory)? };
         if cgroup.id == id { Ok(cgroup) } else { Err(CgroupError::Gone) }
     }
 

@@ -10,16 +10,25 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
+/// How a daemon was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// SIGTERM: by the service manager, for a restart as well as for good.
+    Terminate,
+    /// SIGINT: by a person who wants it to end.
+    Interrupt,
+}
+
 /// Completes at SIGTERM or SIGINT.
-pub async fn stop() {
+pub async fn stop() -> Told {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         warn!("cannot listen for signals; stop this process with SIGKILL");
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+        _ = term.recv() => Told::Terminate,
+        _ = int.recv() => Told::Interrupt,
     }
 }
 

@@ -4,12 +4,13 @@
 
 /// Names of all fault points, in the order a task meets them.
 #[cfg(feature = "fault-points")]
-pub const POINTS: [&str; 14] = [
+pub const POINTS: [&str; 15] = [
     "open.before_anchor",
     "open.after_anchor",
     "open.before_broker",
     "open.after_broker",
     "open.after_folder",
+    "open.after_journal",
     "open.before_answer",
     "deliver.before_broker",
     "deliver.after_broker",

@@ -4,10 +4,12 @@
 //! workload's user, mode 0400. So a workload can neither put something else in a file's place nor fill the memory that
 //! the folders of all tasks share.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dayfly_sys::memory_fs::{self, MemoryFsError};
 use tracing::{info, warn};
@@ -81,13 +83,15 @@ impl Folders {
         Ok(Self { base, never_on_disk, _lock: lock })
     }
 
-    /// The tasks of an earlier life of the agent, by the folders they left. Removes the folders.
-    pub fn leftovers(&self) -> Vec<String> {
+    /// The tasks of an earlier life of the agent that are not taken up again, by the folders they left. Removes the folders.
+    pub fn leftovers(&self, kept: &HashSet<String>) -> Vec<String> {
         let entries = fs::read_dir(&self.base).into_iter().flatten().flatten();
         let mut tasks = Vec::new();
         for entry in entries {
-            if let Ok(name) = entry.file_name().into_string() {
-                tasks.push(name);
+            match entry.file_name().into_string() {
+                Ok(name) if kept.contains(&name) => continue,
+                Ok(name) => tasks.push(name),
+                Err(_) => {}
             }
             if let Err(error) = fs::remove_dir_all(entry.path()) {
                 warn!(path = %entry.path().display(), %error, "could not remove a folder of an earlier life");
@@ -106,7 +110,17 @@ impl Folders {
         }
         DirBuilder::new().mode(0o711).create(&path).map_err(failed)?;
         fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed)?;
-        Ok(TaskFolder { path, uid, gid })
+        Ok(TaskFolder { path, uid, gid, is_left: AtomicBool::new(false) })
+    }
+
+    /// Takes the folder of a task of an earlier life, or makes it anew where it is gone.
+    pub fn reopen(&self, task_id: &str, uid: u32, gid: u32) -> Result<TaskFolder, FolderError> {
+        let path = self.base.join(task_id);
+        // Nobody else may make anything in the folder above, so what is called so is ours.
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => Ok(TaskFolder { path, uid, gid, is_left: AtomicBool::new(false) }),
+            _ => self.open(task_id, uid, gid),
+        }
     }
 
     /// Whether a credential may lie here.
@@ -118,12 +132,13 @@ impl Folders {
     }
 }
 
-/// One task's folder, removed when dropped.
+/// One task's folder, removed when dropped unless it was left.
 #[derive(Debug)]
 pub struct TaskFolder {
     path: PathBuf,
     uid: u32,
     gid: u32,
+    is_left: AtomicBool,
 }
 
 impl TaskFolder {
@@ -161,6 +176,16 @@ impl TaskFolder {
         }
     }
 
+    /// Whose its files are.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
+    /// Leaves it where it is when this is dropped.
+    pub fn leave(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
+    }
+
     /// Removes the folder and all in it; it need not be there.
     pub fn remove(&self) {
         match fs::remove_dir_all(&self.path) {
@@ -174,7 +199,9 @@ impl TaskFolder {
 
 impl Drop for TaskFolder {
     fn drop(&mut self) {
-        self.remove();
+        if !*self.is_left.get_mut() {
+            self.remove();
+        }
     }
 }
 
@@ -213,12 +240,19 @@ mod tests {
     fn folders_of_an_earlier_life_name_its_tasks_and_are_removed() {
         let home = tempfile::tempdir().unwrap();
         let folders = Folders::take(home.path(), false).unwrap();
-        std::mem::forget(folders.open("01OLD", 0, 0).unwrap());
+        for name in ["01OLD", "01KEPT"] {
+            folders.open(name, 0, 0).unwrap().leave();
+        }
         assert!(matches!(Folders::take(home.path(), false), Err(FolderError::InUse { .. })));
         drop(folders);
         let folders = Folders::take(home.path(), false).unwrap();
-        assert_eq!(folders.leftovers(), ["01OLD"]);
-        assert!(folders.leftovers().is_empty());
+        let kept = HashSet::from(["01KEPT".to_owned()]);
+        assert_eq!(folders.leftovers(&kept), ["01OLD"]);
+        assert!(folders.leftovers(&kept).is_empty());
+        let again = folders.reopen("01KEPT", 0, 0).unwrap();
+        assert!(again.path_of("x").parent().unwrap().is_dir());
+        drop(again);
+        assert_eq!(folders.reopen("01KEPT", 0, 0).unwrap().owner(), (0, 0), "made anew");
     }
 
     #[test]

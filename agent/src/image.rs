@@ -8,7 +8,7 @@ use std::fs;
 use crate::process::{Process, ProcessError};
 
 /// What a process is running, as far as it tells one `exec` from the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Image {
     exe: (u64, u64),
     /// Start of the stack, start and end of arguments and of environment; zeros where the agent may not look.

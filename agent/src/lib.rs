@@ -4,6 +4,7 @@
 //! does the rest: it listens to workloads ([`socket`], [`native`]), holds the tasks ([`tasks`]), and keeps one stream to
 //! the broker ([`broker_link`]).
 
+pub mod adopt;
 pub mod anchor;
 pub mod attest;
 pub mod attester;
@@ -17,6 +18,7 @@ pub mod fault;
 pub mod fence;
 pub mod folder;
 pub mod image;
+pub mod journal;
 pub mod leftovers;
 pub mod logging;
 pub mod member;

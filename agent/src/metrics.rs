@@ -40,6 +40,8 @@ pub struct Metrics {
     pub tasks: Gauge,
     /// Tasks opened.
     pub tasks_opened: Counter,
+    /// Tasks of an earlier life: `adopted`, `refused` by the broker, or `lost` at the kernel.
+    pub tasks_adopted: Family<Outcome, Counter>,
     /// Ends, by signal.
     pub tasks_ended: Family<Outcome, Counter>,
     /// Questions to the attest process, by what came of them.
@@ -76,6 +78,7 @@ impl Metrics {
         let r = &mut registry;
         r.register("tasks", "Tasks that are open", self.tasks.clone());
         r.register("tasks_opened", "Tasks opened", self.tasks_opened.clone());
+        r.register("tasks_adopted", "Tasks of an earlier life of the agent", self.tasks_adopted.clone());
         r.register("tasks_ended", "Tasks ended, by signal", self.tasks_ended.clone());
         r.register("attestations", "Questions to the attest process", self.attestations.clone());
         r.register("subject_cache", "Look-ups of subject tokens", self.subject_cache.clone());

@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use dayfly_proto::v1::ScopeRequest;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::anchor::{Anchor, EndCause};
 use crate::credentials::{Credentials, Provider};
@@ -43,8 +43,30 @@ pub struct Task {
 pub struct Delivery {
     /// The scope and its parameters, exactly as in the ceiling.
     pub scope: ScopeRequest,
-    /// What the program shows to be let in; knowing it is needed, never enough. Empty for a file.
-    pub bearer: Zeroizing<String>,
+    /// What the program shows to be let in; knowing it is needed, never enough. None for a file.
+    pub bearer: Option<Bearer>,
+}
+
+/// What a program shows at an endpoint, as far as the agent keeps it: the SHA-256 of 256 random bits. It tells the right one,
+/// and gives nobody who reads it anything to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bearer([u8; 32]);
+
+impl Bearer {
+    /// Of what is shown.
+    pub fn of(shown: &[u8]) -> Self {
+        Self(Sha256::digest(shown).into())
+    }
+
+    /// As it was kept.
+    pub fn from_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
+    /// To be kept.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// How a task ended.
@@ -67,6 +89,8 @@ pub enum EndSignal {
     Ordered(String),
     /// The agent stops.
     AgentStops,
+    /// A restarted agent found something else in its place, or the broker has something else on record.
+    AnchorChanged,
 }
 
 impl EndSignal {
@@ -78,6 +102,7 @@ impl EndSignal {
             Self::Explicit => Some("explicit"),
             Self::Ordered(_) => None,
             Self::AgentStops => Some("agent_restarted"),
+            Self::AnchorChanged => Some("anchor_changed"),
         }
     }
 
@@ -88,6 +113,7 @@ impl EndSignal {
             Self::Explicit => "explicit",
             Self::Ordered(cause) => cause,
             Self::AgentStops => "node_silent",
+            Self::AnchorChanged => "anchor_changed",
         }
     }
 
@@ -159,10 +185,9 @@ impl Task {
     }
 
     /// Whether `shown` is the bearer of this provider's delivery. Takes as long whatever was shown.
-    pub fn has_bearer(&self, provider: Provider, shown: &[u8]) -> bool {
-        self.delivery(provider)
-            .filter(|delivery| !delivery.bearer.is_empty())
-            .is_some_and(|delivery| delivery.bearer.as_bytes().ct_eq(shown).into())
+    pub fn has_bearer(&self, provider: Provider, shown: &Bearer) -> bool {
+        let bearer = self.delivery(provider).and_then(|delivery| delivery.bearer);
+        bearer.is_some_and(|bearer| bearer.0.ct_eq(&shown.0).into())
     }
 
     /// Stops serving, at once and for good. `false` when it was over already.

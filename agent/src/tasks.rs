@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use dayfly_proto::v1;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::anchor::{Anchor, EndCause, EndsWith, Spare};
 use crate::credentials::Provider;
 use crate::fault_point;
+use crate::journal::Journal;
 use crate::member::Roster;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::task::{EndSignal, NewTask, Task};
+use crate::task::{Bearer, EndSignal, NewTask, Task};
 
 /// A task that is not served any more and not yet cleaned up, with those below it.
 #[derive(Debug)]
@@ -45,18 +47,23 @@ pub struct Tasks {
     /// Held for reading from a task's opening at the broker until it stands in the table: an inventory made in between
     /// would lack it, and what is missing has ended.
     pub opening: tokio::sync::RwLock<()>,
+    /// Tasks of an earlier life that the broker has not agreed to yet, with what the kernel says of their anchors.
+    unconfirmed: Mutex<HashMap<String, v1::Anchor>>,
+    journal: Option<Arc<Journal>>,
     background: TaskTracker,
     metrics: Arc<Metrics>,
 }
 
 impl Tasks {
-    /// No tasks yet.
-    pub fn new(roster: Roster, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// No tasks yet. Ends go into the journal, if there is one.
+    pub fn new(roster: Roster, journal: Option<Arc<Journal>>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::default(),
             roster: ArcSwap::from_pointee(roster),
             outbox: Outbox::default(),
             opening: tokio::sync::RwLock::default(),
+            unconfirmed: Mutex::default(),
+            journal,
             background: TaskTracker::new(),
             metrics,
         })
@@ -74,9 +81,10 @@ impl Tasks {
 
     /// The open task whose bearer this is. Takes as long whichever it is.
     pub fn by_bearer(&self, provider: Provider, shown: &[u8]) -> Option<Arc<Task>> {
+        let shown = Bearer::of(shown);
         let mut found = None;
         for task in self.lock().values() {
-            if task.has_bearer(provider, shown) {
+            if task.has_bearer(provider, &shown) {
                 found = Some(Arc::clone(task));
             }
         }
@@ -101,6 +109,53 @@ impl Tasks {
 
     /// Takes a task in and watches it. `Err` when its parent ended while it was opened: then it has ended as well.
     pub fn insert(self: &Arc<Self>, new: NewTask) -> Result<Arc<Task>, Arc<Task>> {
+        let (task, parent_is_over) = self.place(new);
+        self.metrics.tasks_opened.inc();
+        info!(
+            task_id = %task.id, session_id = %task.session_id, parent = task.parent.as_deref().unwrap_or(""),
+            anchor = task.anchor.kind(), pid = task.anchor.leader().map(|leader| leader.id().pid), "task opened"
+        );
+        if parent_is_over {
+            self.end(&task.id, &EndSignal::Explicit);
+            return Err(task);
+        }
+        Ok(task)
+    }
+
+    /// Takes a task of an earlier life in again, and watches it. It is served once the broker has agreed.
+    pub fn adopt(self: &Arc<Self>, again: NewTask, observed: v1::Anchor) -> Arc<Task> {
+        let unconfirmed = &mut *self.unconfirmed.lock().expect("no holder of this lock panics");
+        unconfirmed.insert(again.id.clone(), observed);
+        self.place(again).0
+    }
+
+    /// What the broker has to agree to, and what the kernel says of it now.
+    pub fn unconfirmed(&self) -> Vec<(String, v1::Anchor)> {
+        let unconfirmed = self.unconfirmed.lock().expect("no holder of this lock panics");
+        unconfirmed.iter().map(|(id, anchor)| (id.clone(), anchor.clone())).collect()
+    }
+
+    /// The broker said which of these it holds open with that very anchor. The others end here.
+    pub fn confirm(self: &Arc<Self>, asked: &[String], confirmed: &[String]) {
+        let mut unconfirmed = self.unconfirmed.lock().expect("no holder of this lock panics");
+        for id in asked {
+            unconfirmed.remove(id);
+        }
+        drop(unconfirmed);
+        for id in asked {
+            let outcome = if confirmed.contains(id) {
+                info!(task_id = %id, "a task of an earlier life goes on");
+                "adopted"
+            } else {
+                // Where it ordered the end itself, this changes nothing.
+                self.end(id, &EndSignal::AnchorChanged);
+                "refused"
+            };
+            Metrics::count(&self.metrics.tasks_adopted, outcome);
+        }
+    }
+
+    fn place(self: &Arc<Self>, new: NewTask) -> (Arc<Task>, bool) {
         let task = Arc::new(Task::from(new));
         let parent_is_over = {
             let mut table = self.lock();
@@ -113,11 +168,6 @@ impl Tasks {
             self.metrics.tasks.set(count(&table));
             parent_is_over
         };
-        self.metrics.tasks_opened.inc();
-        info!(
-            task_id = %task.id, session_id = %task.session_id, parent = task.parent.as_deref().unwrap_or(""),
-            anchor = task.anchor.kind(), pid = task.anchor.leader().map(|leader| leader.id().pid), "task opened"
-        );
         let (tasks, watched) = (Arc::clone(self), Arc::clone(&task));
         self.background.spawn(async move {
             tokio::select! {
@@ -129,11 +179,7 @@ impl Tasks {
                 () = watched.ended() => {}
             }
         });
-        if parent_is_over {
-            self.end(&task.id, &EndSignal::Explicit);
-            return Err(task);
-        }
-        Ok(task)
+        (task, parent_is_over)
     }
 
     /// Ends a task and all below it. Says how many were open; the second call for one is harmless.
@@ -187,6 +233,17 @@ impl Tasks {
         }
     }
 
+    /// Leaves everything as it is for the next life of the agent: processes, cgroups and files.
+    pub fn leave(&self) {
+        let tasks = self.open_tasks();
+        info!(tasks = tasks.len(), "open tasks are left for the next start");
+        for task in tasks {
+            if let Some(folder) = &task.folder {
+                folder.leave();
+            }
+        }
+    }
+
     /// The first half of [`Tasks::end`]: nothing is served any more. `None` if it was over already. What is returned has
     /// to be told and cleaned up, whatever happens in between.
     pub fn stop_serving(&self, id: &str, signal: &EndSignal) -> Option<Ending> {
@@ -203,6 +260,12 @@ impl Tasks {
             .collect();
         self.metrics.tasks.set(count(&table));
         drop(table);
+        // Before anybody is told: a restarted agent must not take up what its caller believes to be over.
+        if let Some(journal) = &self.journal {
+            for over in below.iter().chain([&task]) {
+                journal.over(&over.id);
+            }
+        }
         Metrics::count(&self.metrics.tasks_ended, signal.metric());
         info!(
             task_id = id,

@@ -4,7 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use dayfly_agent::config::{Anchors, Attest, Config, Limits};
+use dayfly_agent::config::{Anchors, Attest, Config, Limits, OnStop};
 use harness::manual::{self, DefaultRow, assert_defaults};
 
 const LEAST: &str = r#"
@@ -49,6 +49,13 @@ fn the_example_configuration_is_taken_and_fits_the_units() {
     let admin = manual::file("deploy/spire/agent.conf").unwrap();
     let socket = config.attest.spire_admin_socket.unwrap();
     assert!(admin.contains(&format!("\"{}\"", socket.trim_start_matches("unix:"))), "{socket}");
+    // A restart must leave tasks, their cgroups and the journal where they are.
+    for line in ["KillMode=process", "Delegate=yes", "RuntimeDirectoryPreserve=yes", "Restart=always"] {
+        assert!(unit("dayfly-agent.service").contains(&format!("\n{line}\n")), "{line}");
+    }
+    assert!(!unit("dayfly-agent.service").contains("ExecStop"), "SIGTERM is what keeps tasks");
+    assert_eq!(config.on_stop, OnStop::Keep);
+    assert!(config.runtime_dir.starts_with("/run/dayfly"));
     let stop = config.drain.as_secs() * 2;
     assert!(unit("dayfly-agent.service").contains("\nTimeoutStopSec=45\n") && stop < 45, "{stop}");
 }

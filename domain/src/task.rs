@@ -58,6 +58,18 @@ pub struct Anchor {
 }
 
 impl Anchor {
+    /// Whether what a restarted agent sees now is what was on record: the same kind, boot and cgroup, and the same leader. A
+    /// task with a cgroup may have outlived its leader; then that is 0.
+    pub fn is_still(&self, seen: &Anchor) -> bool {
+        let same_leader = (self.pidfd_inode, self.start_time) == (seen.pidfd_inode, seen.start_time);
+        let leader_gone =
+            self.kind == AnchorKind::CgroupOwned && (seen.pidfd_inode, seen.start_time) == (0, 0);
+        self.kind == seen.kind
+            && self.boot_id == seen.boot_id
+            && self.cgroup_id == seen.cgroup_id
+            && (same_leader || leader_gone)
+    }
+
     /// An anchor that is no process and no cgroup of a node.
     pub fn of_no_process(kind: AnchorKind) -> Self {
         Self {
@@ -229,6 +241,32 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_millis(1_000);
     const BEFORE: Timestamp = Timestamp::from_unix_millis(500);
     const LATER: Timestamp = Timestamp::from_unix_millis(2_000);
+
+    #[test]
+    fn an_anchor_is_the_same_only_if_all_the_kernel_says_of_it_is() {
+        let cgroup = Anchor {
+            kind: AnchorKind::CgroupOwned,
+            boot_id: "boot".to_owned(),
+            cgroup_id: 7,
+            pidfd_inode: 8,
+            start_time: 9,
+            attested_by: "pidfd".to_owned(),
+        };
+        let process = Anchor { kind: AnchorKind::Process, cgroup_id: 0, ..cgroup.clone() };
+        let leaderless = |anchor: &Anchor| Anchor { pidfd_inode: 0, start_time: 0, ..anchor.clone() };
+        assert!(cgroup.is_still(&Anchor { attested_by: "peercred".to_owned(), ..cgroup.clone() }));
+        assert!(cgroup.is_still(&leaderless(&cgroup)), "the last process ends it");
+        assert!(process.is_still(&process) && !process.is_still(&leaderless(&process)));
+        for changed in [
+            Anchor { kind: AnchorKind::Process, ..cgroup.clone() },
+            Anchor { boot_id: "another".to_owned(), ..cgroup.clone() },
+            Anchor { cgroup_id: 6, ..cgroup.clone() },
+            Anchor { pidfd_inode: 6, ..cgroup.clone() },
+            Anchor { start_time: 6, ..cgroup.clone() },
+        ] {
+            assert!(!cgroup.is_still(&changed), "{changed:?}");
+        }
+    }
 
     fn shown(state: TaskState) -> String {
         match state {

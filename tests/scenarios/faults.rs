@@ -15,8 +15,8 @@ use crate::life::{under_run, vault_tokens};
 
 /// A token's first life at Vault, and the broker's patience with Vault: no token without a handle works for longer.
 const FIRST_LIFE: Duration = Duration::from_secs(30 + 2);
-/// How long a token with a handle may live on once the workload is dead and the crashed process is back. An agent that
-/// forgot a task leaves it out of its inventory, which is no word on tasks younger than 5 s.
+/// How long a token with a handle may live on once the workload is dead and the crashed process is back. A task that is in
+/// no journal is missing from the inventory, which is no word on tasks younger than 5 s.
 const TAKEN_BACK: Duration = Duration::from_secs(5 + 3);
 /// Vault's own delay at ending what has expired.
 const VAULTS_DELAY: Duration = Duration::from_secs(2);
@@ -57,12 +57,13 @@ const BROKER: [Left; 12] = [
     ("revoke.after_record", Some(false), Some("verified")),
 ];
 
-const AGENT: [Left; 14] = [
+const AGENT: [Left; 15] = [
     ("open.before_anchor", Some(false), None),
     ("open.after_anchor", Some(false), None),
     ("open.before_broker", Some(false), None),
     ("open.after_broker", Some(false), None),
     ("open.after_folder", Some(false), None),
+    ("open.after_journal", Some(false), None),
     ("open.before_answer", Some(false), None),
     ("deliver.before_broker", Some(false), None),
     ("deliver.after_broker", Some(true), Some("verified")),

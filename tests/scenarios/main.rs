@@ -17,6 +17,7 @@ mod life;
 mod migrations;
 mod outages;
 mod peers;
+mod restart;
 mod tasks;
 mod two_brokers;
 mod vault;

@@ -24,7 +24,7 @@ pub async fn run(config: &Config) -> Result<(), AttestError> {
     crate::daemon::ready();
     tokio::select! {
         () = server.serve() => {}
-        () = crate::daemon::stop() => {}
+        _ = crate::daemon::stop() => {}
     }
     crate::daemon::stopping();
     Ok(())

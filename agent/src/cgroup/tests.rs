@@ -151,10 +151,10 @@ fn after_a_restart_only_the_very_same_cgroup_is_taken() {
     let cgroup = tree.open_task("t", None, &shell.process()).unwrap();
     let (dir, id) = (cgroup.directory().to_owned(), cgroup.id());
     drop(cgroup);
-    let again = tree.reopen(&dir, id).unwrap();
+    let again = tree.reopen(&dir, id, 7).unwrap();
     assert!(again.holds(&shell.process()).unwrap());
-    assert!(matches!(tree.reopen(&dir, id + 1), Err(CgroupError::Gone)));
-    let outside = tree.reopen(&tree.directory().join("../.."), id);
+    assert!(matches!(tree.reopen(&dir, id + 1, 7), Err(CgroupError::Gone)));
+    let outside = tree.reopen(&tree.directory().join("../.."), id, 7);
     assert!(matches!(outside, Err(CgroupError::NotOurs { .. })));
     again.release(&shell.process()).unwrap();
     assert_eq!(

@@ -41,6 +41,8 @@ pub struct Config {
     pub anchors: Anchors,
     /// The folder below which task cgroups are made; `None`: one of its own below the agent's cgroup.
     pub cgroup: Option<PathBuf>,
+    /// What becomes of tasks when the agent is told to stop.
+    pub on_stop: OnStop,
     /// How long the end of the process waits for calls in flight and for the broker to record ends.
     pub drain: Duration,
     /// The attest process.
@@ -77,6 +79,15 @@ pub enum Anchors {
     Cgroup,
     /// The process, for nodes where a move would change what SPIRE sees (Slurm, Kubernetes).
     Process,
+}
+
+/// What becomes of tasks at SIGTERM. SIGINT ends them in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// They go on; the next start takes them up again.
+    Keep,
+    /// They end.
+    End,
 }
 
 /// What callers may occupy.
@@ -192,7 +203,7 @@ impl Config {
             run_uid: s.number("run_uid", rustix::process::geteuid().as_raw(), 0),
             in_flight: s.number("in_flight", 64, 1) as usize,
         });
-        let (anchors, cgroup, drain) = reader.section("tasks", |s| {
+        let (anchors, cgroup, on_stop, drain) = reader.section("tasks", |s| {
             let anchors = match s.text("anchor").as_deref() {
                 None | Some("auto") => Anchors::Auto,
                 Some("cgroup") => Anchors::Cgroup,
@@ -203,7 +214,15 @@ impl Config {
                 }
             };
             let cgroup = s.text("cgroup").map(PathBuf::from);
-            (anchors, cgroup, s.span("drain", Duration::from_secs(10)))
+            let on_stop = match s.text("on_stop").as_deref() {
+                None | Some("keep") => OnStop::Keep,
+                Some("end") => OnStop::End,
+                Some(other) => {
+                    s.fault("on_stop", format!("`{other}` is neither keep nor end"));
+                    OnStop::Keep
+                }
+            };
+            (anchors, cgroup, on_stop, s.span("drain", Duration::from_secs(10)))
         });
         let limits = reader.section("limits", |s| Limits {
             connections: s.number("connections", 1024, 1) as usize,
@@ -258,6 +277,7 @@ impl Config {
             mount_memory_fs,
             anchors,
             cgroup,
+            on_stop,
             drain,
             attest,
             limits,

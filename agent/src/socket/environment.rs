@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::credentials::Provider;
 use crate::folder::TaskFolder;
 use crate::native::{aws, token_file};
-use crate::task::Delivery;
+use crate::task::{Bearer, Delivery};
 
 /// The AWS endpoint's bearer, in the task's folder.
 pub const AWS_BEARER: &str = "aws-authorization";
@@ -39,32 +39,40 @@ pub struct SameSlot {
     pub second: String,
 }
 
+/// What a new task's programs show at the endpoints, in clear. It goes into their environment and files, and is not kept.
+pub type Bearers = BTreeMap<&'static str, Zeroizing<String>>;
+
 /// Gives each scope of the ceiling that can be delivered its slot and, where there is one, its bearer.
 pub fn deliveries(
     ceiling: &[ScopeRequest],
     providers: &[ScopeProvider],
-) -> Result<BTreeMap<&'static str, Delivery>, SameSlot> {
+) -> Result<(BTreeMap<&'static str, Delivery>, Bearers), SameSlot> {
     let mut deliveries: BTreeMap<&'static str, Delivery> = BTreeMap::new();
+    let mut bearers = Bearers::new();
     for scope in ceiling {
         let told = providers.iter().find(|told| told.scope == scope.scope);
         let Some(provider) = told.and_then(|told| Provider::from_word(&told.provider)) else { continue };
         let bearer = match provider {
-            Provider::Aws => bearer(""),
-            Provider::Vault => bearer("dayfly-placeholder."),
-            Provider::Token => Zeroizing::default(),
+            Provider::Aws => Some(bearer("")),
+            Provider::Vault => Some(bearer("dayfly-placeholder.")),
+            Provider::Token => None,
         };
         let provider = provider.as_str();
+        let kept = bearer.as_ref().map(|bearer| Bearer::of(bearer.as_bytes()));
+        bearers.extend(bearer.map(|bearer| (provider, bearer)));
+        let bearer = kept;
         if let Some(first) = deliveries.insert(provider, Delivery { scope: scope.clone(), bearer }) {
             return Err(SameSlot { provider, first: first.scope.scope, second: scope.scope.clone() });
         }
     }
-    Ok(deliveries)
+    Ok((deliveries, bearers))
 }
 
 /// The variables. Files that they name have to be put into `folder` by the caller.
 pub fn variables(
     task_id: &str,
     deliveries: &BTreeMap<&'static str, Delivery>,
+    bearers: &Bearers,
     folder: Option<&TaskFolder>,
     places: &Places,
 ) -> HashMap<String, String> {
@@ -76,7 +84,7 @@ pub fn variables(
     set("DAYFLY_AGENT_SOCKET", places.socket.clone());
     let file =
         |name: &str| folder.map(|folder| folder.path_of(name).display().to_string()).unwrap_or_default();
-    for (provider, delivery) in deliveries {
+    for provider in deliveries.keys() {
         match Provider::from_word(provider) {
             Some(Provider::Aws) => {
                 set("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{}{}", places.aws_host, aws::PATH));
@@ -90,7 +98,10 @@ pub fn variables(
             }
             Some(Provider::Vault) => {
                 set("VAULT_ADDR", format!("http://{}", places.vault_host));
-                set("VAULT_TOKEN", delivery.bearer.to_string());
+                set(
+                    "VAULT_TOKEN",
+                    bearers.get(provider).map(|bearer| bearer.to_string()).unwrap_or_default(),
+                );
             }
             Some(Provider::Token) => set("DAYFLY_TOKEN_FILE", file(token_file::NAME)),
             None => {}
@@ -128,7 +139,7 @@ mod tests {
             provider("index", "token"),
             provider("later", "gcp"),
         ];
-        let deliveries = deliveries(&ceiling, &told).unwrap();
+        let (deliveries, bearers) = deliveries(&ceiling, &told).unwrap();
         let home = tempfile::tempdir().unwrap();
         let folders = crate::folder::Folders::take(home.path(), false).unwrap();
         let folder = folders.open("T", 0, 0).unwrap();
@@ -138,7 +149,7 @@ mod tests {
             aws_region: Some("eu-central-1".to_owned()),
             socket: "/run/a.sock".to_owned(),
         };
-        let vars = variables("T", &deliveries, Some(&folder), &places);
+        let vars = variables("T", &deliveries, &bearers, Some(&folder), &places);
         let mut names: Vec<&str> = vars.keys().map(String::as_str).collect();
         names.sort_unstable();
         assert_eq!(
@@ -160,7 +171,9 @@ mod tests {
         assert_eq!(vars["VAULT_ADDR"], "http://127.0.0.1:2");
         // 32 bytes are 43 characters of base64.
         assert_eq!(vars["VAULT_TOKEN"].len(), "dayfly-placeholder.".len() + 43);
-        assert_eq!(deliveries["aws"].bearer.len(), 43);
+        assert_eq!(bearers["aws"].len(), 43);
+        assert_eq!(deliveries["vault"].bearer, Some(Bearer::of(vars["VAULT_TOKEN"].as_bytes())));
+        assert_eq!(deliveries["token"].bearer, None);
         assert!(vars["DAYFLY_TOKEN_FILE"].ends_with("/tasks/T/token"));
     }
 
@@ -169,7 +182,7 @@ mod tests {
         let ceiling = [scope("a"), scope("b")];
         let same = deliveries(&ceiling, &[provider("a", "aws"), provider("b", "aws")]).unwrap_err();
         assert_eq!((same.provider, &*same.first, &*same.second), ("aws", "a", "b"));
-        assert_eq!(deliveries(&ceiling, &[provider("a", "aws"), provider("b", "vault")]).unwrap().len(), 2);
+        assert_eq!(deliveries(&ceiling, &[provider("a", "aws"), provider("b", "vault")]).unwrap().0.len(), 2);
         let twice = [scope("a"), scope("a")];
         assert!(
             deliveries(&twice, &[provider("a", "aws")]).is_err(),

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dayfly_client::BrokerClient;
-use dayfly_proto::v1;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
@@ -17,6 +16,7 @@ use super::ask::{Ask, Entered, Granted, Known};
 use super::environment::{self, AWS_BEARER, Places};
 use super::io::Caller;
 use super::refuse::Refuse;
+use crate::adopt;
 use crate::anchor::{Anchor, EndsWith, ProcessAnchor};
 use crate::attester::Attester;
 use crate::cgroup::{CgroupError, CgroupTree, TaskCgroup};
@@ -27,10 +27,11 @@ use crate::fault_point;
 use crate::fence::Fence;
 use crate::folder::{FolderError, Folders, TaskFolder};
 use crate::image::Image;
+use crate::journal::{self, Delivered, Entry, Journal};
 use crate::member::Standing;
 use crate::native::token_file::{self, Launcher};
 use crate::process::{Process, ProcessError, ProcessId};
-use crate::task::{EndSignal, NewTask};
+use crate::task::{Delivery, EndSignal, NewTask};
 use crate::tasks::Tasks;
 
 /// The label by which a caller asks that what its program leaves behind is not killed.
@@ -62,6 +63,8 @@ pub struct Opener {
     pub anchors: Anchors,
     /// What environments name.
     pub places: Places,
+    /// What a restarted agent finds tasks again by.
+    pub journal: Arc<Journal>,
     /// Names this boot.
     pub boot_id: String,
     /// Those whose task is being opened now.
@@ -111,7 +114,7 @@ impl Opener {
             let known = Known {
                 subject_token: subject.token.to_string(),
                 parent: parent.clone(),
-                anchor: self.observed(&anchor, caller),
+                anchor: adopt::observed(&anchor, &self.boot_id, caller.attested_by.as_str()),
             };
             fault_point!("open.before_broker");
             let granted = ask.put(&self.broker, known).await.map_err(|status| refuse.broker(status))?;
@@ -178,21 +181,6 @@ impl Opener {
         }
     }
 
-    fn observed(&self, anchor: &Anchor, caller: &Caller) -> v1::Anchor {
-        let (kind, cgroup_id) = match anchor {
-            Anchor::OwnedCgroup { cgroup, .. } => (v1::anchor::Kind::CgroupOwned, cgroup.id()),
-            Anchor::Process(_) => (v1::anchor::Kind::Process, 0),
-        };
-        v1::Anchor {
-            kind: kind.into(),
-            boot_id: self.boot_id.clone(),
-            cgroup_id,
-            pidfd_inode: caller.process.pidfd_ino(),
-            start_time: caller.process.id().start_time,
-            attested_by: caller.attested_by.as_str().to_owned(),
-        }
-    }
-
     /// The broker has granted the task: whatever fails from here on ends it again.
     fn take_in(
         &self,
@@ -208,7 +196,7 @@ impl Opener {
             self.tasks.tell(&task_id, &EndSignal::Explicit);
             status
         };
-        let deliveries = environment::deliveries(&granted.ceiling, &granted.providers).map_err(|same| {
+        let slots = environment::deliveries(&granted.ceiling, &granted.providers).map_err(|same| {
             let message = format!(
                 "the scopes `{}` and `{}` are both of the provider {}: a program would look for both in one place",
                 same.first, same.second, same.provider
@@ -216,24 +204,48 @@ impl Opener {
             let next = "open a child task for one of them, or ask for its credential by IssueCredential";
             end_again(refuse.with(Code::InvalidArgument, "TWO_SCOPES_ONE_SLOT", message, next))
         })?;
+        let (deliveries, bearers) = slots;
         if deliveries.contains_key(Provider::Token.as_str())
             && let Err(why) = self.folders.may_hold_credentials()
         {
             let next = "let the operator put agent.runtime_dir on tmpfs, or set agent.mount_memory_fs";
             return Err(end_again(refuse.with(Code::FailedPrecondition, "TOKEN_FILE_UNSAFE", why, next)));
         }
-        let folder = self.folder(caller, &task_id, &deliveries).map_err(|error| {
+        let folder = self.folder(caller, &task_id, &bearers).map_err(|error| {
             let next = "see the agent's log; it needs CAP_CHOWN for workloads of other users";
             end_again(refuse.with(Code::FailedPrecondition, "NO_TASK_FILES", error.to_string(), next))
         })?;
         fault_point!("open.after_folder");
-        let environment = environment::variables(&task_id, &deliveries, Some(&folder), &self.places);
+        let environment =
+            environment::variables(&task_id, &deliveries, &bearers, Some(&folder), &self.places);
+        // Read before the answer: only with that can the launcher go on to `exec`. Without it the leader is dead.
         let has_token = deliveries.contains_key(Provider::Token.as_str());
+        let launcher = if has_token { Image::of(&caller.process).ok() } else { None };
+        let deadline = granted.deadline.and_then(|deadline| SystemTime::try_from(deadline).ok());
+        let entry = adopt::remembered(anchor).map(|anchored| Entry {
+            id: task_id.clone(),
+            session_id: granted.session_id.clone(),
+            parent: parent.clone(),
+            opened_at: SystemTime::now(),
+            deadline,
+            anchor: anchored,
+            attested_by: caller.attested_by.as_str().to_owned(),
+            leave_orphans,
+            owner: folder.owner(),
+            deliveries: deliveries.iter().map(|(provider, delivery)| delivered(provider, delivery)).collect(),
+            launcher: launcher.clone(),
+        });
+        if let Some(Err(error)) = entry.map(|entry| self.journal.opened(entry)) {
+            let next = "see the agent's log; agent.runtime_dir may be full";
+            let message = format!("the task could not be noted for a restart of the agent: {error}");
+            return Err(end_again(refuse.with(Code::FailedPrecondition, "NO_TASK_FILES", message, next)));
+        }
+        fault_point!("open.after_journal");
         let task = self.tasks.insert(NewTask {
             id: task_id.clone(),
             session_id: granted.session_id.clone(),
             parent,
-            deadline: granted.deadline.and_then(|deadline| SystemTime::try_from(deadline).ok()),
+            deadline,
             anchor: Arc::clone(anchor),
             leave_orphans,
             deliveries,
@@ -248,14 +260,10 @@ impl Opener {
                 next,
             ));
         };
-        if has_token {
+        if let Some(image) = launcher {
             let (deliverer, fence) = (Arc::clone(&self.deliverer), Arc::clone(&self.fence));
-            // Read before the answer: only with that can the launcher go on to `exec`. Without it the leader is dead.
-            if let Ok(image) = Image::of(&caller.process) {
-                let launcher =
-                    Launcher { process: caller.process.clone(), image, closed: caller.closed.clone() };
-                tokio::spawn(token_file::keep(task, launcher, deliverer, fence));
-            }
+            let launcher = Launcher { process: caller.process.clone(), image, closed: caller.closed.clone() };
+            tokio::spawn(token_file::keep(task, launcher, deliverer, fence));
         }
         fault_point!("open.before_answer");
         Ok(Entered { granted, environment })
@@ -265,16 +273,26 @@ impl Opener {
         &self,
         caller: &Caller,
         task_id: &str,
-        deliveries: &std::collections::BTreeMap<&'static str, crate::task::Delivery>,
+        bearers: &environment::Bearers,
     ) -> Result<TaskFolder, FolderError> {
         let key = caller.process.facts().map(|facts| facts.key);
         let (uid, gid) = key.map_or_else(|_| own_ids(), |key| (key.uid, key.gid));
         let folder = self.folders.open(task_id, uid, gid)?;
-        if let Some(aws) = deliveries.get(Provider::Aws.as_str()) {
-            folder.put(AWS_BEARER, aws.bearer.as_bytes())?;
+        if let Some(bearer) = bearers.get(Provider::Aws.as_str()) {
+            folder.put(AWS_BEARER, bearer.as_bytes())?;
         }
         Ok(folder)
     }
+}
+
+/// A delivery as the journal has it.
+fn delivered(provider: &str, delivery: &Delivery) -> (String, Delivered) {
+    let delivered = Delivered {
+        scope: delivery.scope.scope.clone(),
+        parameters: delivery.scope.parameters.clone().into_iter().collect(),
+        bearer_sha256: delivery.bearer.map(|bearer| journal::hex(bearer.hash())),
+    };
+    (provider.to_owned(), delivered)
 }
 
 /// A leader that has died meanwhile reads no files.

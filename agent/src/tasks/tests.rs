@@ -12,7 +12,7 @@ use crate::process::Process;
 use crate::testkit::{Shell, TestTree, eventually};
 
 fn tasks(tree: Option<&TestTree>) -> Arc<Tasks> {
-    Tasks::new(Roster::new(tree.map(|tree| tree.hierarchy().clone())), Arc::default())
+    Tasks::new(Roster::new(tree.map(|tree| tree.hierarchy().clone())), None, Arc::default())
 }
 
 fn new_task(id: &str, parent: Option<&str>, anchor: Anchor, leave_orphans: bool) -> NewTask {

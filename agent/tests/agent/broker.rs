@@ -51,6 +51,10 @@ pub struct Book {
     pub lapse_after: Duration,
     /// Whether heartbeats, and attaches, are answered.
     pub answers: bool,
+    /// What restarted agents found again.
+    pub adopted: Vec<v1::AdoptedTask>,
+    /// Tasks that the broker does not hold open any more, or with another anchor.
+    pub disowned: Vec<String>,
     /// The epoch that each issue showed.
     pub epochs: Vec<String>,
     /// Digest of the rules.
@@ -381,6 +385,12 @@ impl Broker {
                 book.inventories.push(beat.task_ids);
                 let sequence = beat.sequence;
                 book.answers.then_some(Down::HeartbeatHeard(v1::HeartbeatHeard { sequence }))
+            }
+            Up::Adopt(adopt) => {
+                let asked: Vec<String> = adopt.tasks.iter().map(|task| task.task_id.clone()).collect();
+                book.adopted.extend(adopt.tasks);
+                let task_ids = asked.into_iter().filter(|id| !book.disowned.contains(id)).collect();
+                Some(Down::Adopted(v1::Adopted { task_ids }))
             }
             Up::TaskEnded(ended) => {
                 let task_id = ended.task_id.clone();

@@ -10,5 +10,6 @@ mod delivery;
 mod ends;
 mod fence;
 mod identity;
+mod restart;
 mod vault;
 mod world;

@@ -157,14 +157,29 @@ impl World {
         self.attest.wait().unwrap();
     }
 
+    /// SIGTERM, as a service manager sends it for a restart.
+    pub async fn terminate_agent(&mut self) -> std::process::ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.run.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = self.agent_ended().await;
+        self.attest.kill().unwrap();
+        self.attest.wait().unwrap();
+        status
+    }
+
     pub async fn restart_agent(&mut self) {
+        let before = self.broker.book().attached;
+        self.start_agent_again();
+        self.until_attached(before + 1).await;
+    }
+
+    /// The same without waiting for anything.
+    pub fn start_agent_again(&mut self) {
         for id in [AGENT, ATTEST] {
             self.spiffe.withdraw(&SpiffeId::new(id).unwrap());
         }
-        let before = self.broker.book().attached;
         (self.attest, self.run) =
             Self::start_agent(&self.home, &self.cgroup, &self.spiffe, &self.settings, self.user);
-        self.until_attached(before + 1).await;
     }
 
     pub fn agent_pid(&self) -> u32 {

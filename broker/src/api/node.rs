@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::pin::Pin;
 
 use dayfly_client::Peer;
-use dayfly_domain::id::TaskId;
+use dayfly_domain::id::{RequestId, TaskId};
+use dayfly_domain::task::Anchor;
 use dayfly_proto::v1;
 use dayfly_proto::v1::attach_request::Message as FromAgent;
 use dayfly_proto::v1::attach_response::Message as ToAgent;
@@ -147,12 +148,29 @@ impl NodeStream {
                     self.attached.dropped(kill);
                 }
             }
+            FromAgent::Adopt(adopt) => {
+                // What cannot be read is not named in the answer, and so not taken up again.
+                let id = self.api.new_request_id();
+                let found = adopt.tasks.into_iter().take(MAX_INVENTORY);
+                let found = found.filter_map(|task| adopted(task, id)).collect();
+                let (adopted, over) = self.attached.adopt(found).await?;
+                for (task, cause) in over {
+                    let _ = self.sender.send(Ok(message(told(Notice::TaskOver { task, cause })))).await;
+                }
+                let task_ids = adopted.iter().map(ToString::to_string).collect();
+                let _ = self.sender.send(Ok(message(ToAgent::Adopted(v1::Adopted { task_ids })))).await;
+            }
             FromAgent::EndAcknowledged(acknowledged) => {
                 tracing::debug!(task_id = acknowledged.task_id, "the agent stopped serving the task");
             }
         }
         Ok(())
     }
+}
+
+fn adopted(task: v1::AdoptedTask, id: RequestId) -> Option<(TaskId, Anchor)> {
+    let anchor = wire::anchor(task.anchor, id).ok()??;
+    Some((task.task_id.parse().ok()?, anchor))
 }
 
 fn told(notice: Notice) -> ToAgent {

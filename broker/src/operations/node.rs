@@ -7,7 +7,7 @@ use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::id::{KillId, LeaseId, TaskId};
 use dayfly_domain::lease::LeaseState;
 use dayfly_domain::spiffe::SpiffeId;
-use dayfly_domain::task::EndCause;
+use dayfly_domain::task::{Anchor, EndCause, TaskState};
 use dayfly_domain::time::{Timestamp, Ttl};
 use tokio::sync::mpsc;
 
@@ -110,6 +110,38 @@ impl Attached {
         Ok(())
     }
 
+    /// A restarted agent found tasks again. Says which are open with that very anchor, and of the others why they are over:
+    /// those whose anchor is another by now end here.
+    pub async fn adopt(
+        &self,
+        found: Vec<(TaskId, Anchor)>,
+    ) -> Result<(Vec<TaskId>, Vec<(TaskId, EndCause)>), NodeError> {
+        self.touch().await?;
+        let (mut adopted, mut over) = (Vec::new(), Vec::new());
+        for (task, seen) in found {
+            let lineage = self.broker.store.lineage(task).await?;
+            let own = lineage.last().filter(|task| task.node.as_ref() == Some(&self.node));
+            match own.map(|own| (own.state, own.anchor.is_still(&seen))) {
+                Some((TaskState::Open { .. }, true)) => adopted.push(task),
+                Some((TaskState::Open { .. }, false)) => {
+                    tracing::error!(
+                        node = %self.node,
+                        task_id = %task,
+                        alarm = "anchor_changed",
+                        "a restarted agent found something else in a task's place: the task ends"
+                    );
+                    let cause = EndCause::AnchorChanged;
+                    end_task::end(&self.broker, EndWhich::Task(task), cause, None).await?;
+                    over.push((task, cause));
+                }
+                Some((TaskState::Ended { cause, .. }, _)) => over.push((task, cause)),
+                None => over.push((task, EndCause::MissingFromInventory)),
+            }
+        }
+        tracing::info!(node = %self.node, adopted = adopted.len(), over = over.len(), "a restarted agent is back");
+        Ok((adopted, over))
+    }
+
     /// A task's anchor is gone, or its caller is done. Only this node's own tasks are ended by it, and only on its newest
     /// stream: an older one knows of what another life of the agent took over.
     pub async fn task_ended(&self, task: TaskId, signal: &str) -> Result<(), NodeError> {
@@ -163,8 +195,8 @@ impl Attached {
         for task in inventory {
             let lineage = self.broker.store.lineage(*task).await?;
             match lineage.last().map(|task| task.state) {
-                Some(dayfly_domain::task::TaskState::Open { .. }) => {}
-                Some(dayfly_domain::task::TaskState::Ended { cause, .. }) => over.push((*task, cause)),
+                Some(TaskState::Open { .. }) => {}
+                Some(TaskState::Ended { cause, .. }) => over.push((*task, cause)),
                 None => over.push((*task, EndCause::MissingFromInventory)),
             }
         }

@@ -450,3 +450,51 @@ async fn a_brake_that_holds_survives_a_restart_of_the_broker() {
     admin.admin().release_brake(v1::ReleaseBrakeRequest::default()).await.unwrap();
     until_state(&admin, &nodes[2], "lapsed").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_goes_on_only_with_what_is_on_record_like_that() {
+    let mut world = World::new().await;
+    let client = world.connect(NODE).await;
+    let other = world.connect(OTHER_NODE).await;
+    let admin = world.connect(crate::world::ADMIN).await;
+    let (same, changed) =
+        (open(&world, &client, NODE).await.unwrap(), open(&world, &client, NODE).await.unwrap());
+    let (over, foreign) =
+        (open(&world, &client, NODE).await.unwrap(), open(&world, &other, OTHER_NODE).await.unwrap());
+    let target = Some(v1::revoke_request::Target::TaskId(over.task_id.clone()));
+    admin.admin().revoke(v1::RevokeRequest { target, ..Default::default() }).await.unwrap();
+
+    let mut stream = Stream::open(&client, "boot-1").await.unwrap();
+    let adopted = |task: &v1::OpenTaskResponse, anchor| v1::AdoptedTask {
+        task_id: task.task_id.clone(),
+        anchor: Some(anchor),
+    };
+    let another = v1::Anchor { pidfd_inode: 8, ..anchor() };
+    let tasks = vec![
+        adopted(&same, anchor()),
+        adopted(&changed, another),
+        adopted(&over, anchor()),
+        adopted(&foreign, anchor()),
+    ];
+    stream.say(Say::Adopt(v1::Adopt { tasks })).await;
+    let mut orders = std::collections::BTreeMap::new();
+    let named = loop {
+        match stream.news().await.unwrap() {
+            Heard::EndTask(order) => {
+                orders.insert(order.task_id, order.cause);
+            }
+            Heard::Adopted(adopted) => break adopted.task_ids,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(named, std::slice::from_ref(&same.task_id));
+    assert_eq!(orders.get(&changed.task_id).map(String::as_str), Some("anchor_changed"));
+    assert_eq!(orders.get(&over.task_id).map(String::as_str), Some("admin"));
+    assert_eq!(orders.get(&foreign.task_id).map(String::as_str), Some("missing_from_inventory"));
+    let cause = async |id: &str| task(&admin, id).await.task.unwrap().end_cause;
+    assert_eq!(cause(&changed.task_id).await, "anchor_changed");
+    assert_eq!(cause(&foreign.task_id).await, "", "another node's word ends nothing");
+    client.credentials().issue_credential(issue(&world, NODE, &same.task_id)).await.expect("it goes on");
+    let refused = client.credentials().issue_credential(issue(&world, NODE, &changed.task_id)).await;
+    assert_eq!(reason(refused), "TASK_NOT_OPEN");
+}

@@ -118,6 +118,8 @@ spire_admin_socket = {delegated}
 
 [tasks]
 anchor = "{anchor}"
+# What is developed with ends with it.
+on_stop = "end"
 
 [log]
 format = "plain"
