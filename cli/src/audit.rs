@@ -157,6 +157,12 @@ async fn verify(args: VerifyArgs, connect: ConnectArgs, format: Format) -> Resul
         })?,
         None => {
             let admin = connect.admin().await?;
+            // What brokers saw of each other's chains up to now must be in them.
+            let hear = |stored: Stored| {
+                chains.hear_before(&stored);
+                Ok(true)
+            };
+            from_broker(&admin, Chain::Admin, 1, hear).await?;
             for chain in args.stream.chains() {
                 let take = |stored: Stored| {
                     chains.take(&stored);

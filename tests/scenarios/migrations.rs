@@ -47,7 +47,7 @@ async fn columns_of_sqlite(connection: &mut SqliteConnection) -> Columns {
 /// What a type of PostgreSQL is kept as in SQLite.
 fn in_sqlite(postgres: &str) -> &'static str {
     match postgres {
-        "bigint" => "INTEGER",
+        "bigint" | "boolean" => "INTEGER",
         "text" | "jsonb" => "TEXT",
         "bytea" => "BLOB",
         other => panic!("no column should be {other}"),

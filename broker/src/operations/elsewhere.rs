@@ -22,11 +22,14 @@ const LOOK: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(50);
 /// How far back each look reaches before the last: for clocks that differ, and for what was committed late.
 const OVERLAP: Ttl = Ttl::seconds(15);
+/// How often is put on record where the chains of the other brokers stand.
+const WITNESS: Ttl = Ttl::minutes(1);
 /// Until rules that could not be loaded are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Follows the other brokers until told to stop.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
+    let mut witnessed = broker.clock.now();
     let mut follower =
         Follower { looked: broker.clock.now(), tasks: Told::default(), leases: Told::default(), broker };
     loop {
@@ -36,6 +39,16 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK) => None,
         };
         follower.follow(hint).await;
+        let now = follower.broker.clock.now();
+        if now >= witnessed + WITNESS {
+            witnessed = now;
+            if let Err(error) = follower.broker.store.witness(now).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "other brokers' chains were not witnessed"
+                );
+            }
+        }
         tokio::time::sleep(REST).await;
     }
 }

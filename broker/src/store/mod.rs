@@ -665,6 +665,11 @@ pub trait Store: kills::KillStore + queue::QueueStore {
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError>;
 
+    /// Puts on record where the chains of the other brokers stand: whoever rewrites one of them must rewrite this one too.
+    async fn witness(&self, _now: Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether other brokers may work on the same state.
     fn is_shared(&self) -> bool {
         false

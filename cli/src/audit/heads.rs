@@ -59,6 +59,29 @@ pub struct Chains {
     faults: PerChain<String>,
     expected: PerChain<(u64, String)>,
     met: BTreeSet<(String, String)>,
+    /// The beginning of the hash of each record walked, for what other chains say of it.
+    hashes: PerChain<Vec<[u8; 8]>>,
+    witnessed: Vec<Witnessed>,
+}
+
+/// A head that another broker saw.
+#[derive(Debug)]
+struct Witnessed {
+    head: Head,
+    by: String,
+    /// Whether it was told before the chains were read: then it must be among them.
+    before: bool,
+}
+
+/// The event of a record that tells where chains of other brokers stand.
+const WITNESS: &str = "audit.witness";
+
+/// What such a record tells.
+#[derive(Deserialize)]
+struct Witness {
+    event: String,
+    #[serde(default)]
+    heads: Vec<Head>,
 }
 
 impl Chains {
@@ -79,6 +102,8 @@ impl Chains {
             self.faults.insert(chain, fault.to_string());
             return;
         }
+        let begins = verifier.head.first_chunk().copied().unwrap_or_default();
+        self.hashes.entry(chain.clone()).or_default().push(begins);
         match self.expected.get(&chain) {
             Some((seq, kept)) if *seq == verifier.seq => {
                 if hash(kept) == Some(verifier.head) {
@@ -91,10 +116,54 @@ impl Chains {
             }
             _ => {}
         }
+        self.hear(stored, false);
+    }
+
+    /// Takes what a record says of other chains, before those are read.
+    pub fn hear_before(&mut self, stored: &Stored) {
+        self.hear(stored, true);
+    }
+
+    fn hear(&mut self, stored: &Stored, before: bool) {
+        // Few records are of this kind, and reading one as JSON takes long.
+        if !stored.bytes.windows(WITNESS.len()).any(|part| part == WITNESS.as_bytes()) {
+            return;
+        }
+        if let Ok(witness) = serde_json::from_slice::<Witness>(&stored.bytes)
+            && witness.event == WITNESS
+        {
+            let seen = |head| Witnessed { head, by: stored.writer.clone(), before };
+            self.witnessed.extend(witness.heads.into_iter().map(seen));
+        }
+    }
+
+    /// Holds every chain of the streams that were read against what other brokers saw of it.
+    fn ask_witnesses(&mut self) {
+        let read: BTreeSet<String> = self.walked.keys().map(|(stream, _)| stream.clone()).collect();
+        for Witnessed { head, by, before } in std::mem::take(&mut self.witnessed) {
+            let chain = (head.stream.clone(), head.writer.clone());
+            if !read.contains(&head.stream) || self.faults.contains_key(&chain) || head.seq == 0 {
+                continue;
+            }
+            let place = usize::try_from(head.seq - 1).unwrap_or(usize::MAX);
+            let found = self.hashes.get(&chain).and_then(|hashes| hashes.get(place));
+            let seq = head.seq;
+            let fault = match found {
+                Some(found) if hash(&head.hash).is_some_and(|seen| seen.starts_with(found)) => continue,
+                Some(_) => format!("record {seq} is not the one that {by} saw: the chain was rewritten"),
+                None if before => {
+                    format!("record {seq}, which {by} saw, is gone: the chain's end was cut off")
+                }
+                // It may have been written after that chain was read.
+                None => continue,
+            };
+            self.faults.insert(chain, fault);
+        }
     }
 
     /// The heads found, and every chain that does not hold.
     pub fn finish(mut self) -> (Heads, Vec<Broken>) {
+        self.ask_witnesses();
         for (chain, (seq, _)) in &self.expected {
             if !self.met.contains(chain) && !self.faults.contains_key(chain) && *seq > 0 {
                 let last = self.walked.get(chain).map_or(0, |verifier| verifier.seq);
@@ -202,6 +271,38 @@ mod tests {
         assert_eq!(heads.heads.len(), 2);
         assert_eq!(broken.len(), 1);
         assert_eq!(broken[0].told(), "lease of b1: record 2 was changed after it was written");
+    }
+
+    #[test]
+    fn a_chain_must_hold_what_another_broker_saw_of_it() {
+        let chain = records(&["a", "b", "c"]);
+        let seen = |seq: usize| {
+            let head = serde_json::json!({
+                "writer": "b1", "stream": "lease", "seq": seq, "hash": hex(&chain[seq - 1].hash),
+            });
+            let text = serde_json::json!({"event": WITNESS, "heads": [head]}).to_string();
+            let of_another = |stored| Stored { writer: "b2".into(), stream: "admin".into(), ..stored };
+            records(&[text.as_str()]).into_iter().map(of_another).next().unwrap()
+        };
+        let verify = |witness: &Stored, before: bool, texts: &[&str]| {
+            let mut chains = Chains::default();
+            if before {
+                chains.hear_before(witness);
+            }
+            records(texts).iter().for_each(|stored| chains.take(stored));
+            chains.take(witness);
+            chains.finish().1
+        };
+        assert!(verify(&seen(2), true, &["a", "b", "c"]).is_empty());
+        // Rewritten from end to end, so that the chain holds by itself.
+        let broken = verify(&seen(2), false, &["a", "x", "c"]);
+        assert_eq!(
+            broken[0].told(),
+            "lease of b1: record 2 is not the one that b2 saw: the chain was rewritten"
+        );
+        let broken = verify(&seen(3), true, &["a", "b"]);
+        assert!(broken[0].fault.contains("cut off"), "{broken:?}");
+        assert!(verify(&seen(3), false, &["a", "b"]).is_empty(), "written after the chain was read, perhaps");
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod revocations;
 mod tasks;
 mod transaction;
 mod verb;
+mod witness;
 
 #[cfg(all(test, feature = "peers"))]
 mod tests;
@@ -490,6 +491,10 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         audit::read(&self.readers, writer, stream, from_seq, limit).await
+    }
+
+    async fn witness(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.desk.post(witness::Witness { now }).await
     }
 
     fn is_shared(&self) -> bool {

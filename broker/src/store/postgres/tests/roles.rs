@@ -38,6 +38,18 @@ async fn the_brokers_role_can_only_add_to_the_audit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_brokers_role_has_rights_on_every_table() {
+    const WITHOUT: &str = "
+        SELECT relname::TEXT FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+          AND NOT has_table_privilege('dayfly_broker', oid, 'SELECT')";
+    let database = Database::new().await;
+    let without: Vec<String> =
+        sqlx::query_scalar(WITHOUT).fetch_all(&mut database.root().await).await.unwrap();
+    assert!(without.is_empty(), "deploy/postgres/rights.sql grants nothing on {without:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_could_change_the_past_is_refused() {
     let database = Database::new().await;
     for role in ["postgres", "dayfly_owner"] {

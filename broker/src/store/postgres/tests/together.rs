@@ -117,3 +117,20 @@ async fn what_a_dead_broker_left_pending_another_gives_up() {
             && !second.audit(Stream::Lease, 1, 9).await.unwrap().is_empty()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_broker_records_where_the_chains_of_the_others_stand() {
+    let (mut world, second) = two().await;
+    second.witness(at(1)).await.unwrap();
+    assert!(second.audit(Stream::Admin, 1, 9).await.unwrap().is_empty(), "there is nothing yet");
+    world.open_root("a").await;
+    second.witness(at(2)).await.unwrap();
+    let told = second.audit(Stream::Admin, 1, 9).await.unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&told[0].bytes).unwrap();
+    assert_eq!(told["event"], "audit.witness");
+    let chain = world.chain(Stream::Lease).await;
+    let last = chain.last().unwrap();
+    let hash: String = last.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = serde_json::json!({"writer": "broker-1", "stream": "lease", "seq": last.seq, "hash": hash});
+    assert!(told["heads"].as_array().unwrap().contains(&head), "{told}");
+}
