@@ -204,6 +204,13 @@ async fn a_broker_that_is_cut_off_from_the_database_gives_nothing_and_loses_no_e
     tokio::time::sleep(rest).await;
     pair.database_of(Which::First).set(Answers::Pass);
     pair.attach_to(Which::First).await.unwrap();
+    // It refuses what it is asked before it has read the rules again.
+    let log = pair.broker(Which::First).log_path().to_owned();
+    let reads = eventually("the rules", TAKEN_BACK, || async {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        if log.contains("rules of another broker are in force") { Ok(()) } else { Err("not read yet") }
+    });
+    reads.await.unwrap();
     let mut anew = hold(&pair.world, uid).await;
     anew.program.kill().unwrap();
     stays.program.kill().unwrap();
