@@ -84,6 +84,11 @@ impl RevokeCause {
             | RevokeCause::NodeSilent => Urgency::End,
         }
     }
+
+    /// Whether an admin's word is behind it.
+    pub const fn is_admins(self) -> bool {
+        matches!(self.urgency(), Urgency::Kill)
+    }
 }
 
 /// How a lease ended.
@@ -259,14 +264,36 @@ impl LeaseState {
                 let runs_out_at = runs_out_at.map(|_| bound);
                 S::Revoking { requested_at, cause, handle, applied_at, runs_out_at, bound }
             }
-            (S::Revoking { requested_at, cause, handle, runs_out_at, bound, .. }, E::Apply) => {
-                S::Revoking { requested_at, cause, handle, applied_at: Some(now), runs_out_at, bound }
+            // The first word counts; a target that is asked again says the same.
+            (S::Revoking { requested_at, cause, handle, applied_at, runs_out_at, bound }, E::Apply) => {
+                let applied_at = Some(applied_at.unwrap_or(now));
+                S::Revoking { requested_at, cause, handle, applied_at, runs_out_at, bound }
             }
             (S::Revoking { .. }, E::Verify { evidence }) => ended(now, Outcome::Verified { evidence }),
             (S::Revoking { requested_at, cause, handle, applied_at, bound, .. }, E::CannotRevoke) => {
                 S::Revoking { requested_at, cause, handle, applied_at, runs_out_at: Some(bound), bound }
             }
             (S::Revoking { bound, .. }, E::Tick) if now >= bound => ended(now, Outcome::RanOut),
+            // What was left to run out is tried once more when an admin says so: a scope may have its sessions ended for
+            // nobody else.
+            (
+                S::Revoking {
+                    requested_at,
+                    cause: before,
+                    handle: Some(handle),
+                    applied_at,
+                    runs_out_at: Some(_),
+                    bound,
+                },
+                E::AskRevoke(cause),
+            ) if cause.is_admins() && !before.is_admins() => S::Revoking {
+                requested_at,
+                cause,
+                handle: Some(handle),
+                applied_at,
+                runs_out_at: None,
+                bound,
+            },
             // Asking twice is fine; so is losing an answer nobody waits for.
             (state @ S::Revoking { .. }, E::AskRevoke(_) | E::LoseAnswer | E::Tick) => state,
             (S::Revoking { handle: Some(_), .. }, E::Issue { .. } | E::Refuse) => return illegal,
@@ -434,6 +461,27 @@ mod tests {
             }
             LeaseState::Ended { outcome, .. } => format!("ended {}", outcome.as_str()),
         }
+    }
+
+    #[test]
+    fn what_was_left_to_run_out_is_tried_again_when_an_admin_says_so_and_once() {
+        let run_out = revoking(Some(handle()), LATER).on(LeaseEvent::CannotRevoke, NOW).expect("legal");
+        let ask =
+            |state: &LeaseState, cause| state.clone().on(LeaseEvent::AskRevoke(cause), SOON).expect("legal");
+        assert_eq!(ask(&run_out, RevokeCause::Holder), run_out);
+        let asked = ask(&run_out, RevokeCause::Admin);
+        assert!(
+            matches!(asked, LeaseState::Revoking { cause: RevokeCause::Admin, runs_out_at: None, .. }),
+            "{asked:?}"
+        );
+        let again = asked.on(LeaseEvent::CannotRevoke, SOON).expect("legal");
+        assert_eq!(ask(&again, RevokeCause::Admin), again);
+    }
+
+    #[test]
+    fn the_first_word_of_a_target_counts() {
+        let applied = revoking(Some(handle()), LATER).on(LeaseEvent::Apply, NOW).expect("legal");
+        assert_eq!(applied.clone().on(LeaseEvent::Apply, SOON), Ok(applied));
     }
 
     #[test]
