@@ -17,6 +17,7 @@ pub(crate) mod queue;
 pub(crate) mod random;
 pub(crate) mod recording;
 pub(crate) mod revocations;
+pub(crate) mod slots;
 pub(crate) mod world;
 
 pub(crate) use self::world::{Fixture, World};
@@ -65,6 +66,13 @@ macro_rules! store_contract {
             revocations::lost_answers_are_given_up,
             revocations::single_leases_are_taken_back,
             revocations::a_handle_is_amended_where_there_is_one,
+            slots::each_tree_has_blocks_of_its_own,
+            slots::a_full_role_spills_to_the_next_and_a_full_pool_refuses,
+            slots::what_is_taken_back_is_denied_from_the_next_version_on,
+            slots::what_its_scope_does_not_want_denied_runs_out,
+            slots::one_broker_at_a_time_writes_a_document,
+            slots::a_slot_is_free_again_only_when_no_document_can_mean_it,
+            slots::a_canary_is_denied_with_what_it_is_to_prove,
             documents::documents_are_applied_whole_and_kept,
             documents::a_stale_revision_is_refused,
             documents::documents_are_read_as_they_stood_at_a_revision,

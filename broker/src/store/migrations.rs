@@ -29,6 +29,7 @@ steps! {
     7 "0007_brake",
     8 "0008_signing_keys",
     9 "0009_kills",
+    10 "0010_aws_sessions",
 }
 
 /// The steps for SQLite.

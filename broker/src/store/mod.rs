@@ -12,6 +12,7 @@ mod moves;
 pub mod postgres;
 pub mod queue;
 mod rows;
+pub mod slots;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -31,6 +32,8 @@ use dayfly_domain::stage::Stage;
 use dayfly_domain::task::{Anchor, AnchorKind, EndCause, Task};
 use dayfly_domain::time::{Timestamp, Ttl};
 use thiserror::Error;
+
+pub use self::slots::Slots;
 
 /// Why a verb did not happen. Nothing of it was written.
 #[derive(Debug, Error)]
@@ -96,6 +99,12 @@ pub enum StoreError {
     /// The decision was made by rules that do not stand any more.
     #[error("other rules stand since this was decided")]
     RulesChanged,
+    /// No role has a place for one more session that could be ended.
+    #[error("all {roles} roles of the scope are full")]
+    RolesFull {
+        /// How many were asked.
+        roles: usize,
+    },
     /// The event makes no sense in the lease's state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
@@ -398,7 +407,7 @@ pub struct NewLease {
 
 /// The verbs. Three queues of one writer: `kill` and `end` are never starved by `grant`.
 #[async_trait]
-pub trait Store: kills::KillStore + queue::QueueStore {
+pub trait Store: kills::KillStore + queue::QueueStore + Slots {
     /// Every document, and the revision they stand at.
     async fn load_documents(&self) -> Result<(u64, Vec<StoredDocument>), StoreError>;
 

@@ -17,6 +17,6 @@ mod tests;
 
 pub use self::capacity::Capacity;
 pub use self::document::{DenyDocument, MOST_CHARACTERS, SLOT_TAG};
-pub use self::slot::{Block, Blocks, NotASlot, Slot};
-pub use self::state::{Known, Session, State, Written};
+pub use self::slot::{Block, Blocks, LAST_CALL, NotASlot, Slot};
+pub use self::state::{Session, State, Written};
 pub use self::when::{NotAWhen, RevokeWhen};

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::time::Ttl;
+
 /// Legal in session tags (botocore, `sts/2011-06-15`, `tagValueType`), and without a meaning in IAM's patterns.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -41,13 +43,16 @@ impl Block {
     }
 }
 
+/// A session counts as living, for the allocator, only if it has so much left: another broker's clock may think it gone.
+pub const LAST_CALL: Ttl = Ttl::minutes(1);
+
 /// What of a role's slots is taken, as the allocator needs it.
 #[derive(Clone, Debug, Default)]
 pub struct Blocks {
     /// Blocks in which any slot is taken, by whichever tree.
     pub taken: BTreeSet<Block>,
-    /// Blocks of the asking tree that hold a living session, with the slots that are taken in them. A block whose sessions
-    /// are all revoked gets no new one: a pattern may stand for the whole of it already.
+    /// Blocks of the asking tree that hold a living session (see [`LAST_CALL`]), with the slots that are taken in them. A
+    /// block whose sessions are all revoked gets no new one: a pattern may stand for the whole of it already.
     pub own: BTreeMap<Block, BTreeSet<Slot>>,
 }
 
@@ -92,6 +97,14 @@ impl fmt::Display for Block {
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Block {
+    type Err = NotASlot;
+
+    fn from_str(text: &str) -> Result<Self, NotASlot> {
+        format!("{text}A").parse().map(Slot::block)
     }
 }
 

@@ -1,9 +1,7 @@
 //! What is known of the sessions of one role.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::document::DenyDocument;
-use super::slot::{Block, Blocks, Slot};
+use super::slot::Slot;
 use crate::time::{Timestamp, Ttl};
 
 /// One session of a role, from before STS was asked for it until nobody can use it.
@@ -51,18 +49,6 @@ pub struct Written {
     pub at: Timestamp,
 }
 
-/// One session, as the allocator and the collector see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Known<Tree> {
-    /// The session.
-    pub session: Session,
-    /// The task tree that owns its block.
-    pub tree: Tree,
-}
-
-/// A block gets no new session when its last living one is about to be gone: another broker's clock may think it is.
-const LAST_CALL: Ttl = Ttl::minutes(1);
-
 impl State {
     /// The state of a role at `now`. Every session that can have been issued before must be among them, those that are gone
     /// are left out.
@@ -90,22 +76,6 @@ impl State {
     /// The document that denies those that are revoked and none of the others.
     pub fn document(&self) -> DenyDocument {
         DenyDocument::of(&self.sessions, self.settled)
-    }
-
-    /// What is taken of a role's slots, for a session of `tree`.
-    pub fn blocks<Tree: PartialEq>(known: &[Known<Tree>], tree: &Tree, now: Timestamp) -> Blocks {
-        let mut taken = BTreeMap::<Block, BTreeSet<Slot>>::new();
-        let mut open = BTreeSet::new();
-        for one in known {
-            let block = one.session.slot.block();
-            taken.entry(block).or_default().insert(one.session.slot);
-            let lives = !one.session.revoked && one.session.gone_at > now + LAST_CALL;
-            if lives && one.tree == *tree {
-                open.insert(block);
-            }
-        }
-        let own = open.iter().map(|block| (*block, taken[block].clone())).collect();
-        Blocks { taken: taken.into_keys().collect(), own }
     }
 }
 

@@ -4,7 +4,7 @@ mod evaluator;
 mod role;
 
 use self::evaluator::Policy;
-use self::role::{Random, Role, SKEW};
+use self::role::{Known, Random, Role, SKEW, blocks};
 use super::*;
 use crate::lease::RevokeCause;
 use crate::task::EndCause;
@@ -135,15 +135,15 @@ fn a_pattern_stands_for_a_whole_block_only_while_nothing_lives_in_it() {
 fn two_trees_never_share_a_block_and_a_revoked_block_gets_no_new_session() {
     let known = |number, tree, revoked| Known { session: session(number, -1, revoked), tree };
     let sessions = vec![known(0, 1, false), known(1, 1, true), known(64, 2, true), known(65, 2, true)];
-    let next = |tree: i32, now: Timestamp| State::blocks(&sessions, &tree, now).allocate(0).expect("a slot");
+    let next = |tree: u32, now: Timestamp| blocks(&sessions, tree, now).allocate(0).expect("a slot");
     assert_eq!(next(1, T0), slot(2), "its own block, beside what lives there");
     assert_eq!(next(2, T0), slot(128), "all of its block may be one pattern by now");
     assert_eq!(next(3, T0), slot(128));
     assert_eq!(next(1, T0 + Ttl::minutes(59)), slot(128), "the last one there is about to be gone");
     let full: Vec<_> = (0..4096).map(|block| known(block * 64, 1, true)).collect();
-    assert_eq!(State::blocks(&full, &1, T0).allocate(7), None);
+    assert_eq!(blocks(&full, 1, T0).allocate(7), None);
     let one_block: Vec<_> = (0..64).map(|number| known(number, 1, false)).collect();
-    assert_eq!(State::blocks(&one_block, &1, T0).allocate(5), Some(slot(5 * 64)));
+    assert_eq!(blocks(&one_block, 1, T0).allocate(5), Some(slot(5 * 64)));
 }
 
 #[test]

@@ -31,9 +31,7 @@ impl RevokeWhen {
     pub fn wants(self, cause: RevokeCause, remaining: Ttl) -> bool {
         match (self, cause) {
             // An admin's word counts for everything, whatever it would cost to wait.
-            (_, RevokeCause::Admin | RevokeCause::Uncovered | RevokeCause::TaskEnded(EndCause::Admin)) => {
-                true
-            }
+            (_, cause) if cause.is_admins() => true,
             (RevokeWhen::Always, _) => true,
             (RevokeWhen::IfRemaining(least), _) => remaining > least,
             // What ended the task above is not told; it may have been an admin.

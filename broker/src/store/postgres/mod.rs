@@ -1,7 +1,7 @@
 //! The PostgreSQL store: several brokers on one database.
 //!
 //! Every change of state goes through a lane ([`lanes`]); its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `queue`, `nodes`, `approvals`, `kills` and `assertions`. What keeps brokers from getting in each other's way is
+//! `leases`, `revocations`, `queue`, `slots`, `nodes`, `approvals`, `kills` and `assertions`. What keeps brokers from getting in each other's way is
 //! in [`transaction`] (who locks what), [`membership`] (who may write) and [`guard`] (who is alive).
 
 mod approvals;
@@ -29,6 +29,7 @@ mod nodes;
 mod open;
 mod queue;
 mod revocations;
+mod slots;
 mod tasks;
 mod transaction;
 mod verb;

@@ -1,7 +1,7 @@
 //! The SQLite store: one writer that commits many requests at once, and readers beside it.
 //!
 //! Every change of state goes through [`writer`]; its verbs are told by subject in `documents`, `tasks`, `ends`,
-//! `leases`, `revocations`, `queue`, `nodes`, `approvals`, `kills`, `keys` and `assertions`.
+//! `leases`, `revocations`, `queue`, `slots`, `nodes`, `approvals`, `kills`, `keys` and `assertions`.
 
 mod approvals;
 mod assertions;
@@ -24,6 +24,7 @@ mod open;
 mod queue;
 mod reserve;
 mod revocations;
+mod slots;
 mod tasks;
 mod transaction;
 mod writer;

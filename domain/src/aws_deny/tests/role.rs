@@ -1,6 +1,6 @@
 //! One role at AWS, and a broker that opens, revokes and forgets its sessions.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::super::*;
 use super::evaluator::Policy;
@@ -39,6 +39,30 @@ impl Random {
     }
 }
 
+/// One session, as the allocator sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) session: Session,
+    /// The task tree that owns its block.
+    pub(super) tree: u32,
+}
+
+/// What is taken of a role's slots, for a session of `tree`.
+pub(super) fn blocks(known: &[Known], tree: u32, now: Timestamp) -> Blocks {
+    let mut taken = BTreeMap::<Block, BTreeSet<Slot>>::new();
+    let mut open = BTreeSet::new();
+    for one in known {
+        let block = one.session.slot.block();
+        taken.entry(block).or_default().insert(one.session.slot);
+        let lives = !one.session.revoked && one.session.gone_at > now + LAST_CALL;
+        if lives && one.tree == tree {
+            open.insert(block);
+        }
+    }
+    let own = open.iter().map(|block| (*block, taken[block].clone())).collect();
+    Blocks { taken: taken.into_keys().collect(), own }
+}
+
 /// What came about, so that the test can tell that it tested something.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -68,7 +92,7 @@ impl Seen {
 /// A session, as the broker knows it and as it is.
 #[derive(Debug)]
 struct Real {
-    known: Known<u32>,
+    known: Known,
     asked: Timestamp,
     /// When STS acts on the request.
     acts: Timestamp,
@@ -130,8 +154,8 @@ impl Role {
             return;
         }
         let tree = random.below(TREES);
-        let known: Vec<Known<u32>> = self.sessions.iter().map(|real| real.known).collect();
-        let blocks = State::blocks(&known, &tree, self.now);
+        let known: Vec<Known> = self.sessions.iter().map(|real| real.known).collect();
+        let blocks = blocks(&known, tree, self.now);
         let Some(slot) = blocks.allocate(random.below(3)) else { return };
         assert!(known.iter().all(|known| known.session.slot != slot), "{slot} is taken");
         let others = known.iter().filter(|known| known.tree != tree);
