@@ -12,6 +12,7 @@ use crate::brake::BrakeCommand;
 use crate::check::CheckArgs;
 use crate::connect::ConnectArgs;
 use crate::delegate::DelegateArgs;
+use crate::doctor::DoctorCommand;
 use crate::documents::DocumentCommand;
 use crate::explain::ExplainArgs;
 use crate::keys::KeyCommand;
@@ -76,6 +77,9 @@ pub enum Command {
     /// What is asked of the broker, or of the Workload API
     #[command(flatten)]
     Admin(AdminCommand),
+    /// Look at how a target is set up
+    #[command(subcommand)]
+    Doctor(DoctorCommand),
     /// Run Dayfly for development on this machine
     #[cfg(feature = "dev")]
     Dev(crate::dev::DevArgs),

@@ -11,6 +11,7 @@ mod connect;
 mod delegate;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod documents;
 mod environment;
 mod exit;
@@ -75,6 +76,7 @@ fn perform(cli: Cli) -> Result<Exit, Failure> {
                 .expect("nothing before this line installs a provider");
             runtime()?.block_on(dev::run(args, verbose > 0))
         }
+        Command::Doctor(command) => doctor::doctor(command, output),
         Command::Version => version(output),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => manual(&dir),

@@ -19,13 +19,14 @@
 //! | [`key`] | the life of a signing key |
 //! | [`breaker`] | how many tries a target that fails is given |
 //! | [`schedule`] | when to renew, when to try again |
-//! | [`aws_deny`] | how sessions of AWS are ended: one deny document per role |
+//! | [`aws_deny`], [`aws_doctor`] | how sessions of AWS are ended: one deny document per role; whether an account is set up for it |
 //! | [`audit`] | records and their hash chain |
 
 pub mod approval;
 pub mod artifact;
 pub mod audit;
 pub mod aws_deny;
+pub mod aws_doctor;
 pub mod binding;
 pub mod binding_index;
 pub mod brake;
