@@ -41,7 +41,7 @@ use crate::operations::stream_anchor::StreamAnchors;
 use crate::operations::{Broker, Signing};
 use crate::providers::Catalogue;
 use crate::providers::artifact::ArtifactProvider;
-use crate::providers::aws::AwsProvider;
+use crate::providers::aws::{AwsProvider, DenyParts};
 use crate::providers::token::{Reserved, TokenOptions, TokenProvider};
 use crate::providers::vault::{TransitKeys, VaultProvider};
 use crate::public::exchange::{self, TokenEndpoint};
@@ -129,7 +129,12 @@ impl App {
             bail!("{}", faults.join("; "));
         }
         let signer = self.signer(config, identity, files).await?;
-        let catalogue = build_catalogue(config, identity, &own, &signer).await?;
+        let deny = DenyParts {
+            store: Arc::clone(&self.broker.store),
+            owner: config.state.writer.clone(),
+            counts: self.broker.metrics.deny_documents.clone(),
+        };
+        let catalogue = build_catalogue(config, identity, &own, &signer, deny).await?;
         self.broker.providers.set(catalogue).ok().context("the providers are set once")?;
         let receipts = receipts(config, &own, &signer);
         self.broker.receipts.set(receipts).ok().context("the receipts' signer is set once")?;
@@ -443,6 +448,7 @@ async fn build_catalogue(
     identity: &Identity,
     own: &SpiffeId,
     signer: &Arc<dyn Signer>,
+    deny: DenyParts,
 ) -> anyhow::Result<Catalogue> {
     let reserved = reserved(config, own);
     let options = TokenOptions { dev: config.dev, introspection: config.introspection.is_some() };
@@ -454,6 +460,8 @@ async fn build_catalogue(
     }
     if let Some(aws) = &config.aws {
         let provider = AwsProvider::new(aws, &config.issuer.url, Arc::clone(signer)).context("aws")?;
+        let provider = provider.denying(aws, deny).context("aws.revoker")?;
+        provider.start().await.context("the deny documents")?;
         catalogue = catalogue.with(Arc::new(provider));
     }
     Ok(catalogue)

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::providers::aws::DenyCounts;
 use crate::public::IntrospectionMetrics;
 use crate::store::queue::QueueDepth;
 
@@ -72,6 +73,8 @@ pub struct Metrics {
     targets_away: Family<OfQueue, Gauge>,
     kills: Family<ByKind, Gauge>,
     token_exchanges: Family<ByAnswer, Counter>,
+    /// What becomes of the deny documents of AWS roles.
+    pub deny_documents: DenyCounts,
     /// Counters of the introspection listener.
     pub introspection: IntrospectionMetrics,
 }
@@ -132,6 +135,20 @@ impl Default for Metrics {
         registry.register("kills_standing", "Kills that stand, by what they cut off", kills.clone());
         let token_exchanges = Family::default();
         registry.register("token_exchanges", "Answers of the token endpoint", token_exchanges.clone());
+        let deny_documents = DenyCounts::default();
+        let DenyCounts { written, failed, changed, proven } = deny_documents.clone();
+        registry.register("deny_documents_written", "Deny documents that AWS took", written);
+        registry.register("deny_documents_failed", "Writes of deny documents that failed", failed);
+        registry.register(
+            "deny_documents_changed",
+            "Policies of AWS roles that somebody else changed",
+            changed,
+        );
+        registry.register(
+            "deny_documents_proven",
+            "Deny documents that a canary showed to be effective",
+            proven,
+        );
         let introspection = IntrospectionMetrics::default();
         introspection.register(&mut registry);
         Self {
@@ -154,6 +171,7 @@ impl Default for Metrics {
             targets_away,
             kills,
             token_exchanges,
+            deny_documents,
             introspection,
         }
     }

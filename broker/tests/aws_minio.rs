@@ -319,6 +319,7 @@ fn scope(role_arn: &str) -> Scope {
     let rules = document::compile(1, &[], &documents).unwrap();
     let mut scope = rules.scope("s3-train-read").unwrap().as_ref().clone();
     let mut tree = scope.target.tree().clone();
+    tree.as_object_mut().unwrap().remove("role_arns");
     tree["role_arn"] = json!(role_arn);
     scope.target = Template::parse(tree, &scope.parameters).unwrap();
     scope

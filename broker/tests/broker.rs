@@ -11,6 +11,8 @@ mod authorize;
 mod bad_input;
 #[path = "broker/delegation.rs"]
 mod delegation;
+#[path = "broker/deny.rs"]
+mod deny;
 #[path = "broker/direct.rs"]
 mod direct;
 #[path = "broker/exchange.rs"]

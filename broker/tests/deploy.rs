@@ -82,6 +82,7 @@ fn the_table_of_limits_is_the_brokers_own() {
         ("vault.timeout", vault.vault.timeout),
         ("keys.vault_transit.timeout", keys.keys.vault_transit.timeout),
         ("aws.timeout", aws.aws.timeout),
+        ("aws.revoker.propagation", aws.aws.revoker.as_ref().unwrap().propagation),
     ];
     let counts = [
         ("limits.brake_nodes", brake_nodes.into()),

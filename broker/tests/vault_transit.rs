@@ -33,8 +33,12 @@ use tempfile::TempDir;
 use world::{ADMIN, DOCUMENTS, Setup, TRAINER, World as Site, reason, scope};
 
 const BROKER: &str = "spiffe://example.org/dayfly/broker";
-const KEYS: [(&str, &str); 3] =
-    [("dayfly-access", "ecdsa-p256"), ("dayfly-federation", "rsa-2048"), ("dayfly-receipt", "ecdsa-p256")];
+const KEYS: [(&str, &str); 4] = [
+    ("dayfly-access", "ecdsa-p256"),
+    ("dayfly-federation", "rsa-2048"),
+    ("dayfly-receipt", "ecdsa-p256"),
+    ("dayfly-revocation", "ecdsa-p256"),
+];
 
 #[tokio::test]
 async fn what_transit_signs_a_stranger_verifies_with_the_published_jwks() {

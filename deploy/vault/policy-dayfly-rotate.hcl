@@ -10,3 +10,6 @@ path "transit/keys/dayfly-federation/rotate" {
 path "transit/keys/dayfly-receipt/rotate" {
   capabilities = ["update"]
 }
+path "transit/keys/dayfly-revocation/rotate" {
+  capabilities = ["update"]
+}

@@ -120,6 +120,12 @@ fn classify(error: &OperationError) -> Class {
             "PROVIDER_MISCONFIGURED",
             "show the request id to the platform team",
         ),
+        OperationError::Provider(IssueError::Full { .. }) => (
+            Code::ResourceExhausted,
+            "ROLES_FULL",
+            "end sessions that are not needed, or have the platform team add a role to the scope".to_owned(),
+            Some(Duration::from_secs(5)),
+        ),
         OperationError::Provider(IssueError::Unreach { .. } | IssueError::Unresolved { .. }) => (
             Code::Unavailable,
             "PROVIDER_UNREACHABLE",
@@ -312,6 +318,12 @@ fn classify_store(error: &StoreError) -> Class {
         StoreError::TooManyLeases { .. } => {
             plain(Code::ResourceExhausted, "TOO_MANY_LEASES", "end what is not needed")
         }
+        StoreError::RolesFull { .. } => (
+            Code::ResourceExhausted,
+            "ROLES_FULL",
+            "end sessions that are not needed, or have the platform team add a role to the scope".to_owned(),
+            Some(Duration::from_secs(5)),
+        ),
         StoreError::Illegal(_) => {
             plain(Code::FailedPrecondition, "ILLEGAL_TRANSITION", "read the lease's state anew")
         }

@@ -220,7 +220,7 @@ async fn issue_at_target(
             record(LeaseEvent::Refuse).await?;
             Err(OperationError::Unsigned(error))
         }
-        Err(error @ (IssueError::Refuse { .. } | IssueError::Unreach { .. })) => {
+        Err(error @ (IssueError::Refuse { .. } | IssueError::Unreach { .. } | IssueError::Full { .. })) => {
             record(LeaseEvent::Refuse).await?;
             Err(OperationError::Provider(error))
         }

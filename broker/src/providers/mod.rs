@@ -192,6 +192,14 @@ pub enum IssueError {
         #[source]
         source: Option<BoxError>,
     },
+    /// Nothing more can be given out that could be taken back. Nothing was asked; asking later may help.
+    #[error("{provider} is full: {what}")]
+    Full {
+        /// The provider.
+        provider: &'static str,
+        /// What is full.
+        what: String,
+    },
     /// The target was never reached. Nothing exists; asking again is safe.
     #[error("{provider} is out of reach: {what}")]
     Unreach {

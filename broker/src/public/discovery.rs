@@ -186,7 +186,7 @@ fn claims(purpose: Use) -> &'static [&'static str] {
             "dayfly",
             "dev",
         ],
-        Use::Federation => &["iss", "sub", "aud", "exp", "iat", "jti"],
+        Use::Federation | Use::Revocation => &["iss", "sub", "aud", "exp", "iat", "jti"],
         Use::Receipt => &[
             "iss", "sub", "aud", "exp", "iat", "jti", "txn", "task", "cnf", "act", "action", "artifact",
             "scope", "dev",
@@ -234,7 +234,12 @@ mod tests {
             let (router, path) = (router.clone(), path.to_owned());
             async move { ask(router, Method::GET, &path).await }
         };
-        for (purpose, alg) in [(Use::Access, "ES256"), (Use::Federation, "RS256"), (Use::Receipt, "ES256")] {
+        for (purpose, alg) in [
+            (Use::Access, "ES256"),
+            (Use::Federation, "RS256"),
+            (Use::Receipt, "ES256"),
+            (Use::Revocation, "ES256"),
+        ] {
             let name = purpose.name();
             let (status, cache, document) =
                 get(&format!("/dayfly/{name}/.well-known/openid-configuration")).await;
@@ -352,7 +357,7 @@ mod tests {
         let discovery = discovery(&world, "https://issuer.example");
         discovery.export_static(home.path()).unwrap();
         let written = discovery.export_static(home.path()).unwrap();
-        assert_eq!(written.len(), 6);
+        assert_eq!(written.len(), 8);
         for path in &written {
             let below = path.strip_prefix(home.path()).unwrap().to_str().unwrap();
             let text = fs::read_to_string(path).unwrap();

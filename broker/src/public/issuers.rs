@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::signer::Use;
 
-/// AWS takes issuer URLs of at most 255 characters, `/federation` included.
+/// AWS takes issuer URLs of at most 255 characters, `/federation` and `/revocation` included.
 const MAX_BASE: usize = 255 - "/federation".len();
 
 /// The issuers of this broker. They share a base, no key and no audience.
@@ -17,6 +17,7 @@ pub struct Issuers {
     access: String,
     federation: String,
     receipt: String,
+    revocation: String,
 }
 
 /// Why a text cannot be the issuers' base URL.
@@ -54,6 +55,7 @@ impl Issuers {
             access: of(Use::Access),
             federation: of(Use::Federation),
             receipt: of(Use::Receipt),
+            revocation: of(Use::Revocation),
         })
     }
 
@@ -68,6 +70,7 @@ impl Issuers {
             Use::Access => &self.access,
             Use::Federation => &self.federation,
             Use::Receipt => &self.receipt,
+            Use::Revocation => &self.revocation,
         }
     }
 

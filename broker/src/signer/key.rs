@@ -53,7 +53,7 @@ impl SigningKey {
     /// A new private key for the use, as PKCS#8 DER.
     pub(super) fn make(purpose: Use) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         Ok(Zeroizing::new(match purpose {
-            Use::Access | Use::Receipt => {
+            Use::Access | Use::Receipt | Use::Revocation => {
                 EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?.to_pkcs8v1()?.as_ref().to_vec()
             }
             Use::Federation => rsa::KeyPair::generate(KeySize::Rsa2048)?.as_der()?.as_ref().to_vec(),
@@ -65,7 +65,7 @@ impl SigningKey {
         let algorithm = purpose.algorithm();
         let rejected = |source| KeyFault::Rejected { algorithm, source };
         let (pair, members) = match purpose {
-            Use::Access | Use::Receipt => {
+            Use::Access | Use::Receipt | Use::Revocation => {
                 let pair =
                     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(rejected)?;
                 let members = ec_members(pair.public_key().as_ref()).ok_or(KeyFault::PublicHalf)?;
@@ -151,6 +151,7 @@ mod tests {
             (Use::Federation, Use::Access),
             (Use::Federation, Use::Receipt),
             (Use::Receipt, Use::Federation),
+            (Use::Federation, Use::Revocation),
         ] {
             let pkcs8 = SigningKey::make(made).expect("a key");
             assert!(matches!(SigningKey::read(read, &pkcs8), Err(KeyFault::Rejected { .. })));

@@ -29,11 +29,14 @@ pub enum Use {
     Federation,
     /// Receipts of decisions about artifacts: ES256, `dayfly-receipt+jwt`. No credential.
     Receipt,
+    /// Assertions to clouds of whom that takes back and can not give: ES256, of another issuer than
+    /// [`Use::Federation`], so that whoever has the one key has not the other.
+    Revocation,
 }
 
 impl Use {
     /// Every use.
-    pub const ALL: [Use; 3] = [Use::Access, Use::Federation, Use::Receipt];
+    pub const ALL: [Use; 4] = [Use::Access, Use::Federation, Use::Receipt, Use::Revocation];
 
     /// The use's name: of its issuer's path, and of its key file.
     pub const fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Use {
             Use::Access => "access",
             Use::Federation => "federation",
             Use::Receipt => "receipt",
+            Use::Revocation => "revocation",
         }
     }
 
@@ -54,7 +58,7 @@ impl Use {
     pub const fn typ(self) -> &'static str {
         match self {
             Use::Access => "at+jwt",
-            Use::Federation => "JWT",
+            Use::Federation | Use::Revocation => "JWT",
             Use::Receipt => "dayfly-receipt+jwt",
         }
     }
@@ -62,7 +66,7 @@ impl Use {
     /// The only `alg` its tokens carry (RFC 7518 §3.1).
     pub const fn algorithm(self) -> &'static str {
         match self {
-            Use::Access | Use::Receipt => "ES256",
+            Use::Access | Use::Receipt | Use::Revocation => "ES256",
             Use::Federation => "RS256",
         }
     }
@@ -71,7 +75,7 @@ impl Use {
     pub const fn longest_life(self) -> Ttl {
         match self {
             Use::Access => token::LONGEST_LIFE,
-            Use::Federation => aws::ASSERTION_LIFE,
+            Use::Federation | Use::Revocation => aws::ASSERTION_LIFE,
             Use::Receipt => receipts::LONGEST_LIFE,
         }
     }

@@ -33,6 +33,7 @@ pub fn consequences(rules: &Rules, purpose: Use, issuers: &Issuers, now: Timesta
             Use::Access => of_access(scope, issuers),
             Use::Federation => of_federation(scope, issuers, now),
             Use::Receipt => of_receipt(scope, issuers),
+            Use::Revocation => of_revocation(scope, issuers),
         };
         if let Some(one) = one {
             told.entry(one).or_default().push(scope.name.clone());
@@ -79,8 +80,6 @@ fn of_federation(scope: &Scope, issuers: &Issuers, now: Timestamp) -> Option<(u8
     if scope.provider != aws::NAME {
         return None;
     }
-    let role =
-        scope.target.tree()["role_arn"].as_str().unwrap_or("of a scope that cannot be read").to_owned();
     // IAM names an OIDC provider by its URL without the scheme.
     let issuer = issuers.url(Use::Federation);
     let provider = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
@@ -90,7 +89,32 @@ fn of_federation(scope: &Scope, issuers: &Issuers, now: Timestamp) -> Option<(u8
          policy on the role with Effect Deny, Action *, Resource *, Condition {{\"DateLessThan\": \
          {{\"aws:TokenIssueTime\": \"{now}\"}}}}, the moment being that of the cut; then trust it again"
     );
-    Some((0, format!("AWS role {role}"), todo))
+    Some((0, roles_of(scope), todo))
+}
+
+fn of_revocation(scope: &Scope, issuers: &Issuers) -> Option<(u8, String, String)> {
+    if scope.provider != aws::NAME {
+        return None;
+    }
+    let issuer = issuers.url(Use::Revocation);
+    let provider = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
+    let todo = format!(
+        "whoever has the key can give nothing, but end sessions and revive ended ones: take oidc-provider/{provider} out of \
+         the trust policy of the revoker's role, look for the alarm deny_document_changed, then trust it again"
+    );
+    Some((0, roles_of(scope), todo))
+}
+
+/// The roles of an AWS scope, as they are written.
+fn roles_of(scope: &Scope) -> String {
+    let tree = scope.target.tree();
+    let several = tree["role_arns"].as_array().into_iter().flatten();
+    let roles: Vec<&str> = several.chain(tree.get("role_arn")).filter_map(|role| role.as_str()).collect();
+    match roles[..] {
+        [] => "AWS role of a scope that cannot be read".to_owned(),
+        [one] => format!("AWS role {one}"),
+        _ => format!("AWS roles {}", roles.join(", ")),
+    }
 }
 
 fn of_receipt(scope: &Scope, issuers: &Issuers) -> Option<(u8, String, String)> {

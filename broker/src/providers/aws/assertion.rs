@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use dayfly_domain::id::{LeaseId, TaskId};
-use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::{Timestamp, Ttl};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -14,6 +13,8 @@ pub const LIFE: Ttl = Ttl::minutes(2);
 
 /// Session tag with the scope's name. One role per scope: the role's trust policy names it.
 pub(super) const SCOPE_TAG: &str = "dayfly-scope";
+/// Session tag with the slot: names the session in its role's deny document.
+pub(super) const SLOT_TAG: &str = dayfly_domain::aws_deny::SLOT_TAG;
 /// Session tag with the task's id.
 pub(super) const TASK_TAG: &str = "dayfly-task";
 
@@ -28,7 +29,7 @@ pub(super) struct Assertion<'a> {
     /// Whom it is for.
     pub(super) audience: &'a str,
     /// The workload that the session is for.
-    pub(super) subject: &'a SpiffeId,
+    pub(super) subject: &'a str,
     /// The one role it can be traded for.
     pub(super) role_arn: &'a str,
     /// The lease.
@@ -37,6 +38,8 @@ pub(super) struct Assertion<'a> {
     pub(super) task: TaskId,
     /// Name of the scope.
     pub(super) scope: &'a str,
+    /// The slot, where the role is one whose sessions are denied.
+    pub(super) slot: Option<&'a str>,
     /// Tags that policies set beside ours; they are not transitive.
     pub(super) tags: &'a BTreeMap<String, String>,
     /// The moment of the decision.
@@ -54,7 +57,7 @@ impl Assertion<'_> {
     /// The claims. AWS takes tags and source identity from the token alone: the call has no parameter for them (AWS, "Pass
     /// session tags in AWS STS", AssumeRoleWithWebIdentity).
     pub(super) fn claims(&self) -> Result<Value, SubjectTooLong> {
-        let subject = self.subject.as_str();
+        let subject = self.subject;
         if subject.len() > LONGEST_SUBJECT {
             return Err(SubjectTooLong(subject.len()));
         }
@@ -63,6 +66,8 @@ impl Assertion<'_> {
         let task = self.task.to_string();
         // Last, so that nothing stands in their place.
         tags.extend([(SCOPE_TAG, [self.scope]), (TASK_TAG, [task.as_str()])]);
+        tags.extend(self.slot.map(|slot| (SLOT_TAG, [slot])));
+        let ours = [SCOPE_TAG, TASK_TAG].into_iter().chain(self.slot.map(|_| SLOT_TAG));
         Ok(json!({
             "iss": self.issuer,
             "sub": subject,
@@ -72,7 +77,7 @@ impl Assertion<'_> {
             "jti": self.lease,
             "https://aws.amazon.com/tags": {
                 "principal_tags": tags,
-                "transitive_tag_keys": [SCOPE_TAG, TASK_TAG],
+                "transitive_tag_keys": ours.collect::<Vec<_>>(),
             },
             // The chain is found by the lease: a source identity has at most 64 of [\w+=,.@-], too little for a SPIFFE ID.
             "https://aws.amazon.com/source_identity": self.lease,
@@ -95,13 +100,13 @@ mod tests {
     fn an_assertion_names_workload_role_lease_task_and_scope_and_lives_two_minutes() {
         let now = Timestamp::from_unix_seconds(1_700_000_000);
         let (lease, task) = (LeaseId::new(now, 1), TaskId::new(now, 2));
-        let subject = "spiffe://example.org/train/job-42".parse().expect("an id");
         let tags =
             [("team".to_owned(), "data".to_owned()), (TASK_TAG.to_owned(), "another".to_owned())].into();
         let assertion = Assertion {
             issuer: "https://issuer.example/federation",
             audience: "sts.amazonaws.com",
-            subject: &subject,
+            subject: "spiffe://example.org/train/job-42",
+            slot: None,
             role_arn: "arn:aws:iam::111122223333:role/dayfly-s3-train-read",
             lease,
             task,
@@ -126,8 +131,12 @@ mod tests {
             "https://aws.amazon.com/roles": ["arn:aws:iam::111122223333:role/dayfly-s3-train-read"],
         });
         assert_eq!(assertion.claims(), Ok(claims));
+        let denied = Assertion { slot: Some("aB-"), ..assertion }.claims().expect("short");
+        let tags = &denied["https://aws.amazon.com/tags"];
+        assert_eq!(tags["principal_tags"]["dayfly-slot"], json!(["aB-"]));
+        assert_eq!(tags["transitive_tag_keys"], json!(["dayfly-scope", "dayfly-task", "dayfly-slot"]));
         assert_eq!(assertion.expired().expect("short")["exp"], 1_700_000_120 - 3600);
-        let long = format!("spiffe://example.org/{}", "a".repeat(240)).parse().expect("an id");
+        let long = format!("spiffe://example.org/{}", "a".repeat(240));
         assert_eq!(Assertion { subject: &long, ..assertion }.claims(), Err(SubjectTooLong(261)));
     }
 }

@@ -1,8 +1,8 @@
-//! The one call to STS. It is not signed: the assertion is all there is to say who asks.
+//! Calls to STS. That for a session is not signed: the assertion is all there is to say who asks.
 
 use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::config::timeout::TimeoutConfig;
-use aws_sdk_sts::config::{AppName, BehaviorVersion, Region, SharedHttpClient};
+use aws_sdk_sts::config::{AppName, BehaviorVersion, Credentials, Region, SharedHttpClient};
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityOutput;
 use aws_sdk_sts::{Client, Config};
 use aws_smithy_http_client::Builder;
@@ -64,6 +64,20 @@ impl Sts {
             .send();
         // With LOG_SENSITIVE_BODIES in the environment the SDK logs answers whole, keys and all. It logs nothing.
         Ok(call.with_subscriber(NoSubscriber::default()).await?)
+    }
+
+    /// Asks STS something harmless that needs a right, with a session: whether AWS lets it.
+    pub(super) async fn try_session(&self, session: &Credentials) -> Result<(), CallError> {
+        let as_session = Config::builder().credentials_provider(session.clone());
+        let call = self
+            .client
+            .get_access_key_info()
+            .access_key_id(session.access_key_id())
+            .customize()
+            .config_override(as_session)
+            .send();
+        call.with_subscriber(NoSubscriber::default()).await?;
+        Ok(())
     }
 }
 

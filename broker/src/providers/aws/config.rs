@@ -19,6 +19,10 @@ use crate::signer::Use;
 /// How long one call to STS may take, if the configuration does not say.
 pub const DEFAULT_TIMEOUT: Ttl = Ttl::seconds(10);
 
+/// How long a change of a role's policies may take to be effective everywhere, if the configuration does not say. AWS
+/// names no bound but "a few minutes" (IAM User Guide, "Changes that I make are not always immediately visible").
+pub const DEFAULT_PROPAGATION: Ttl = Ttl::minutes(5);
+
 /// The audience that AWS expects, if the configuration does not say. It must be among the client ids of the OIDC provider.
 pub const DEFAULT_AUDIENCE: &str = "sts.amazonaws.com";
 
@@ -40,10 +44,31 @@ pub struct AwsConfig {
     /// How long one call may take.
     #[serde(default = "default_timeout")]
     pub timeout: Ttl,
+    /// Who writes deny documents. Absent: sessions are not ended, they run out.
+    #[serde(default)]
+    pub revoker: Option<RevokerConfig>,
+}
+
+/// Section `[aws.revoker]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokerConfig {
+    /// Path and name of the revoker's role, the same in each account: `dayfly/revoker`.
+    pub role: String,
+    /// Another IAM than AWS's own: `https://host:port`. Absent: `aws.endpoint_url`, or else AWS's own.
+    #[serde(default)]
+    pub iam_endpoint_url: Option<String>,
+    /// How long a document that was written may take to be effective everywhere.
+    #[serde(default = "default_propagation")]
+    pub propagation: Ttl,
 }
 
 fn default_audience() -> String {
     DEFAULT_AUDIENCE.to_owned()
+}
+
+fn default_propagation() -> Ttl {
+    DEFAULT_PROPAGATION
 }
 
 fn default_timeout() -> Ttl {
@@ -82,6 +107,12 @@ pub enum AwsConfigError {
     /// Under 100 ms or over 30 s.
     #[error("aws.timeout must be from 100ms to 30s")]
     Timeout,
+    /// No role could have that name.
+    #[error("aws.revoker.role {0:?} must be the path and the name of a role, such as dayfly/revoker")]
+    RevokerRole(String),
+    /// Under 1 s or over 15 min.
+    #[error("aws.revoker.propagation must be from 1s to 15m")]
+    Propagation,
 }
 
 impl AwsConfig {
@@ -97,6 +128,9 @@ impl AwsConfig {
         }
         if !(Ttl::millis(100)..=Ttl::seconds(30)).contains(&self.timeout) {
             return Err(AwsConfigError::Timeout);
+        }
+        if let Some(revoker) = &self.revoker {
+            revoker.check()?;
         }
         match &self.endpoint_url {
             Some(url) => check_endpoint(url),
@@ -121,6 +155,21 @@ impl AwsConfig {
             if store.is_empty() { Err("it holds no certificate".into()) } else { Ok(pem) }
         };
         read().map(Some).map_err(|source| AwsConfigError::Ca { path, source })
+    }
+}
+
+impl RevokerConfig {
+    fn check(&self) -> Result<(), AwsConfigError> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_/-".contains(&byte);
+        let role = &self.role;
+        let named = (1..=512).contains(&role.len()) && role.bytes().all(legal);
+        if !named || role.split('/').any(str::is_empty) {
+            return Err(AwsConfigError::RevokerRole(role.clone()));
+        }
+        if !(Ttl::seconds(1)..=Ttl::minutes(15)).contains(&self.propagation) {
+            return Err(AwsConfigError::Propagation);
+        }
+        self.iam_endpoint_url.as_deref().map_or(Ok(()), check_endpoint)
     }
 }
 
@@ -191,6 +240,27 @@ mod tests {
         {
             let refused = config(&format!("endpoint_url = {unfit:?}")).check(&issuers());
             assert!(matches!(refused, Err(AwsConfigError::Endpoint(_))), "{unfit}");
+        }
+    }
+
+    #[test]
+    fn a_revoker_has_a_role_and_says_how_long_changes_take() {
+        let with = |text: &str| config(&format!("[revoker]\n{text}"));
+        let revoker = with("role = \"dayfly/revoker\"");
+        assert!(revoker.check(&issuers()).is_ok());
+        assert_eq!(revoker.revoker.expect("it is there").propagation, Ttl::minutes(5));
+        for role in ["", "/revoker", "dayfly/", "arn:aws:iam::111122223333:role/x", "a b", "a*"] {
+            let refused = with(&format!("role = {role:?}")).check(&issuers());
+            assert!(matches!(refused, Err(AwsConfigError::RevokerRole(_))), "{role}");
+        }
+        for (text, refused) in [
+            ("propagation = \"0s\"", true),
+            ("propagation = \"16m\"", true),
+            ("iam_endpoint_url = \"http://iam.example.org\"", true),
+            ("iam_endpoint_url = \"https://iam.example.org\"", false),
+        ] {
+            let checked = with(&format!("role = \"r\"\n{text}")).check(&issuers());
+            assert_eq!(checked.is_err(), refused, "{text}");
         }
     }
 

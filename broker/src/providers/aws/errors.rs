@@ -73,6 +73,11 @@ impl CallError {
         matches!(self, CallError::Said { message, .. } if message.contains("No OpenIDConnect provider found"))
     }
 
+    /// The target's own words.
+    pub(super) fn said(status: u16, code: &str, message: &str) -> Self {
+        CallError::Said { status, code: words(code), message: words(message) }
+    }
+
     /// As the error of a call that creates.
     pub(super) fn of_issue(self, role_arn: &str) -> IssueError {
         let what = format!("AssumeRoleWithWebIdentity for {role_arn}: {self}{}", self.advice());

@@ -1,5 +1,8 @@
 //! `spec.target.aws` of a scope: which role, and what its sessions may do.
 
+use std::collections::BTreeSet;
+
+use dayfly_domain::aws_deny::{NotAWhen, RevokeWhen};
 use dayfly_domain::parameter::{MAX_PATH, MAX_SEGMENT, ParameterSpec, ParameterType, Parameters};
 use dayfly_domain::scope::Scope;
 use dayfly_domain::template::{Template, TemplateFault};
@@ -13,15 +16,21 @@ use super::policy::{self, Escapes, LONGEST_POLICY};
 pub(super) const SHORTEST_SESSION: Ttl = Ttl::minutes(15);
 
 /// Every key of a target.
-const KEYS: [&str; 3] = ["role_arn", "region", "session_policy"];
-/// Most roles that one scope may stand for.
+const KEYS: [&str; 5] = ["role_arn", "role_arns", "region", "revoke", "session_policy"];
+/// Those that name roles and the region.
+const NAMES: [&str; 3] = ["role_arn", "role_arns", "region"];
+/// Most roles that one scope may stand for, by the choices of its parameters.
 const MOST_VARIANTS: usize = 256;
+/// Most roles of one pool.
+const MOST_ROLES: usize = 32;
 
 /// A rendered target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The role.
-    pub(super) role_arn: String,
+    /// The role, or a pool of roles that are alike: the first one with room for the session gives it.
+    pub(super) roles: Vec<String>,
+    /// When its sessions are denied, where they can be.
+    pub(super) revoke: RevokeWhen,
     /// Where the workload uses the session; empty if the scope does not say.
     pub(super) region: String,
 }
@@ -30,11 +39,11 @@ impl Target {
     /// Reads a rendered tree. The scope was checked when it was applied, so a fault here is the first and enough.
     pub(super) fn read(tree: &Value) -> Result<Self, TemplateFault> {
         let text = |key: &str| tree.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let target = Self { role_arn: text("role_arn"), region: text("region") };
         if !tree["session_policy"].is_object() {
             return Err(fault("session_policy", "missing"));
         }
-        role_and_region(&target.role_arn, tree.get("region")).map_or(Ok(target), Err)
+        let target = Self { roles: roles(tree)?, revoke: revoke(tree)?, region: text("region") };
+        named(tree).into_iter().next().map_or(Ok(target), Err)
     }
 }
 
@@ -49,6 +58,7 @@ pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
         .map(|key| fault(key, &format!("unknown key; there are {}", KEYS.join(", "))))
         .collect();
     check_names(scope, &mut faults);
+    faults.extend(revoke(scope.target.tree()).err());
     match fields.get("session_policy") {
         None => {
             faults.push(fault("session_policy", "missing: without it a session may do all that the role may"))
@@ -70,16 +80,53 @@ pub(super) fn check(scope: &Scope) -> Vec<TemplateFault> {
     faults
 }
 
-/// A role that the scope stands for, to try the target with.
-pub(super) fn some_role(scope: &Scope) -> Option<String> {
-    let rendered = variants(scope).ok()?.into_iter().next()?;
-    rendered.get("role_arn")?.as_str().map(str::to_owned)
+/// Every role that the scope stands for.
+pub(super) fn all_roles(scope: &Scope) -> Vec<String> {
+    let mut all = Vec::new();
+    for role in variants(scope).unwrap_or_default().iter().filter_map(|tree| roles(tree).ok()).flatten() {
+        if !all.contains(&role) {
+            all.push(role);
+        }
+    }
+    all
+}
+
+/// When the scope's sessions are denied, where they can be.
+pub(super) fn revoke_when(scope: &Scope) -> RevokeWhen {
+    revoke(scope.target.tree()).unwrap_or_default()
+}
+
+fn revoke(tree: &Value) -> Result<RevokeWhen, TemplateFault> {
+    let Some(value) = tree.get("revoke") else { return Ok(RevokeWhen::default()) };
+    let text = value.as_str().unwrap_or_default();
+    text.parse().map_err(|error: NotAWhen| fault("revoke", &error.to_string()))
+}
+
+/// The role under `role_arn`, or those under `role_arns`.
+fn roles(tree: &Value) -> Result<Vec<String>, TemplateFault> {
+    match (tree.get("role_arn"), tree.get("role_arns")) {
+        (Some(_), Some(_)) => Err(fault("role_arns", "stands beside role_arn; name one role or several")),
+        (one, None) => Ok(vec![one.and_then(Value::as_str).unwrap_or_default().to_owned()]),
+        (None, Some(several)) => {
+            let several: Vec<String> = several
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|role| role.as_str().unwrap_or_default().to_owned())
+                .collect();
+            let distinct: BTreeSet<&String> = several.iter().collect();
+            match (1..=MOST_ROLES).contains(&several.len()) && distinct.len() == several.len() {
+                true => Ok(several),
+                false => Err(fault("role_arns", &format!("expected 1 to {MOST_ROLES} roles, each once"))),
+            }
+        }
+    }
 }
 
 /// Role and region: named by the platform team, at most chosen from its list.
 fn check_names(scope: &Scope, faults: &mut Vec<TemplateFault>) {
     let before = faults.len();
-    for key in ["role_arn", "region"] {
+    for key in NAMES {
         for name in scope.target.parameters_under(key) {
             let listed =
                 matches!(scope.parameters.get(&name).map(|spec| &spec.kind), Some(ParameterType::Enum(_)));
@@ -95,24 +142,28 @@ fn check_names(scope: &Scope, faults: &mut Vec<TemplateFault>) {
         Err(problem) => faults.push(fault("role_arn", &problem)),
         Ok(trees) => {
             for tree in trees {
-                let role = tree.get("role_arn").and_then(Value::as_str).unwrap_or_default();
-                faults.extend(
-                    role_and_region(role, tree.get("region")).filter(|found| !faults.contains(found)),
-                );
+                for found in named(&tree) {
+                    if !faults.contains(&found) {
+                        faults.push(found);
+                    }
+                }
             }
         }
     }
 }
 
-fn role_and_region(role_arn: &str, region: Option<&Value>) -> Option<TemplateFault> {
-    if !is_role_arn(role_arn) {
-        return Some(fault(
-            "role_arn",
-            "expected arn:aws:iam::ACCOUNT:role/NAME, with an account of 12 digits",
-        ));
+/// What is wrong with the names of roles and region.
+fn named(tree: &Value) -> Vec<TemplateFault> {
+    let roles = match roles(tree) {
+        Ok(roles) => roles,
+        Err(fault) => return vec![fault],
+    };
+    if !roles.iter().all(|role| is_role_arn(role)) {
+        let key = if tree.get("role_arns").is_some() { "role_arns" } else { "role_arn" };
+        return vec![fault(key, "expected arn:aws:iam::ACCOUNT:role/NAME, with an account of 12 digits")];
     }
-    let sound = region.is_none_or(|region| region.as_str().is_some_and(is_region));
-    (!sound).then(|| fault("region", "expected a region such as eu-central-1"))
+    let sound = tree.get("region").is_none_or(|region| region.as_str().is_some_and(is_region));
+    if sound { Vec::new() } else { vec![fault("region", "expected a region such as eu-central-1")] }
 }
 
 /// `arn:PARTITION:iam::ACCOUNT:role/PATH/NAME` (AWS, "IAM identifiers"). MinIO's roles have no account.
@@ -140,7 +191,7 @@ fn is_role_arn(text: &str) -> bool {
 
 /// Role and region for each choice of the enum values they hold.
 fn variants(scope: &Scope) -> Result<Vec<Value>, String> {
-    let names = ["role_arn", "region"].map(|key| scope.target.parameters_under(key));
+    let names = NAMES.map(|key| scope.target.parameters_under(key));
     let mut choices = vec![Parameters::new()];
     for name in names.iter().flatten() {
         let Some(ParameterType::Enum(values)) = scope.parameters.get(name).map(|spec| &spec.kind) else {
@@ -159,7 +210,7 @@ fn variants(scope: &Scope) -> Result<Vec<Value>, String> {
     }
     let tree = scope.target.tree().as_object().into_iter().flatten();
     let named: Map<String, Value> = tree
-        .filter(|(key, _)| *key != "session_policy")
+        .filter(|(key, _)| NAMES.contains(&key.as_str()))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     let template = Template::parse(Value::Object(named), &scope.parameters)

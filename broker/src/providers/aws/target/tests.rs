@@ -44,7 +44,48 @@ fn a_sound_target_has_no_fault() {
     assert_eq!(paths(tree("arn:aws:iam::{account}:role/reader")), [""; 0]);
     assert_eq!(paths(tree("arn:minio:iam:::role/dummy-internal")), [""; 0]);
     let scope = scope(parameters(), tree("arn:aws:iam::{account}:role/reader"), Ttl::hours(1));
-    assert_eq!(some_role(&scope).as_deref(), Some("arn:aws:iam::111122223333:role/reader"));
+    assert_eq!(
+        all_roles(&scope),
+        ["111122223333", "444455556666"].map(|account| format!("arn:aws:iam::{account}:role/reader"))
+    );
+}
+
+#[test]
+fn a_pool_is_several_roles_that_are_each_named_once() {
+    let pool = |roles: Value| {
+        let mut tree = tree(ROLE);
+        tree.as_object_mut().expect("a mapping").remove("role_arn");
+        tree["role_arns"] = roles;
+        tree
+    };
+    let one = |number: usize| format!("arn:aws:iam::111122223333:role/dayfly/pool-{number}");
+    assert_eq!(paths(pool(json!([one(1), one(2), "arn:aws:iam::{account}:role/reader"]))), [""; 0]);
+    let scope = scope(parameters(), pool(json!([one(1), one(2)])), Ttl::hours(1));
+    assert_eq!(all_roles(&scope), [one(1), one(2)]);
+    let many: Vec<String> = (0..33).map(one).collect();
+    for roles in [json!([]), json!([one(1), one(1)]), json!([one(1), "reader"]), json!(many), json!(one(1))] {
+        assert_eq!(paths(pool(roles.clone())), ["role_arns"], "{roles}");
+    }
+    let mut both = pool(json!([one(1)]));
+    both["role_arn"] = json!(ROLE);
+    assert_eq!(paths(both), ["role_arns"]);
+}
+
+#[test]
+fn a_scope_says_when_its_sessions_are_denied() {
+    let with = |text: Value| {
+        let mut tree = tree(ROLE);
+        tree["revoke"] = text;
+        tree
+    };
+    for text in ["always", "admin_only", "if_remaining > 5m"] {
+        assert_eq!(paths(with(json!(text))), [""; 0], "{text}");
+    }
+    let scope = scope(parameters(), with(json!("if_remaining > 5m")), Ttl::hours(1));
+    assert_eq!(revoke_when(&scope), RevokeWhen::IfRemaining(Ttl::minutes(5)));
+    for text in [json!("never"), json!("{dataset}"), json!(["always"]), json!("if_remaining > x")] {
+        assert_eq!(paths(with(text.clone())), ["revoke"], "{text}");
+    }
 }
 
 #[test]

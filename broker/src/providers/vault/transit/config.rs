@@ -43,6 +43,9 @@ pub struct TransitConfig {
     /// Name of the key for receipts: `ecdsa-p256`.
     #[serde(default = "default_receipt")]
     pub receipt: String,
+    /// Name of the key for assertions of the revoker to clouds: `ecdsa-p256`.
+    #[serde(default = "default_revocation")]
+    pub revocation: String,
     /// How long one call may take.
     #[serde(default = "default_timeout")]
     pub timeout: Ttl,
@@ -63,6 +66,7 @@ impl TransitConfig {
                 ("access", &self.access),
                 ("federation", &self.federation),
                 ("receipt", &self.receipt),
+                ("revocation", &self.revocation),
             ],
         }
     }
@@ -73,6 +77,7 @@ impl TransitConfig {
             Use::Access => &self.access,
             Use::Federation => &self.federation,
             Use::Receipt => &self.receipt,
+            Use::Revocation => &self.revocation,
         }
     }
 }
@@ -99,6 +104,10 @@ fn default_federation() -> String {
 
 fn default_receipt() -> String {
     "dayfly-receipt".to_owned()
+}
+
+fn default_revocation() -> String {
+    "dayfly-revocation".to_owned()
 }
 
 fn default_timeout() -> Ttl {

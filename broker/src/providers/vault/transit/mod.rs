@@ -156,7 +156,9 @@ impl KeyHolder for TransitKeys {
                 .prehashed(true)
                 .input(digest.as_str());
             match key.purpose {
-                Use::Access | Use::Receipt => sign.marshaling_algorithm(MarshalingAlgorithm::Jws),
+                Use::Access | Use::Receipt | Use::Revocation => {
+                    sign.marshaling_algorithm(MarshalingAlgorithm::Jws)
+                }
                 Use::Federation => sign.signature_algorithm(SignatureAlgorithm::Pkcs1v15),
             };
             sign.build().expect("every field has a default")
@@ -168,7 +170,7 @@ impl KeyHolder for TransitKeys {
         let encoded = signed.strip_prefix(&format!("vault:v{version}:")).unwrap_or_default();
         // With `jws` transit changes the encoding too.
         let signature = match key.purpose {
-            Use::Access | Use::Receipt => URL_SAFE_NO_PAD.decode(encoded),
+            Use::Access | Use::Receipt | Use::Revocation => URL_SAFE_NO_PAD.decode(encoded),
             Use::Federation => STANDARD.decode(encoded),
         };
         match signature {

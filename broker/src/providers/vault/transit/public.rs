@@ -39,7 +39,7 @@ struct Version {
 /// Every version of a key as a key of its own, if it is of the kind its use demands and nobody can have it.
 pub(super) fn held_keys(purpose: Use, path: &str, key: &TransitKey) -> Result<Vec<(u64, HeldKey)>, String> {
     let kind = match purpose {
-        Use::Access | Use::Receipt => "ecdsa-p256",
+        Use::Access | Use::Receipt | Use::Revocation => "ecdsa-p256",
         Use::Federation => "rsa-2048",
     };
     if key.kind != kind {
@@ -67,7 +67,7 @@ fn one(purpose: Use, path: &str, version: &str, told: &Version) -> Result<(u64, 
     let (_, spki) =
         SubjectPublicKeyInfo::from_der(&pem.contents).map_err(|_| fault("its public half cannot be read"))?;
     let members = match purpose {
-        Use::Access | Use::Receipt => ec_members(&spki.subject_public_key.data),
+        Use::Access | Use::Receipt | Use::Revocation => ec_members(&spki.subject_public_key.data),
         Use::Federation => rsa_members(&spki.subject_public_key.data),
     };
     let members = members.ok_or_else(|| fault("its public half is of another kind"))?;
@@ -81,7 +81,7 @@ fn one(purpose: Use, path: &str, version: &str, told: &Version) -> Result<(u64, 
 pub(super) fn verifies(key: &HeldKey, input: &[u8], signature: &[u8]) -> bool {
     let member = |name: &str| URL_SAFE_NO_PAD.decode(key.jwk[name].as_str().unwrap_or_default());
     match key.purpose {
-        Use::Access | Use::Receipt => {
+        Use::Access | Use::Receipt | Use::Revocation => {
             let (Ok(x), Ok(y)) = (member("x"), member("y")) else { return false };
             let point = [vec![4], x, y].concat();
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(input, signature).is_ok()
