@@ -12,7 +12,7 @@ use super::failure::corrupt;
 use super::rows::{Columns, Fields};
 use super::{Ended, StoreError};
 
-/// Most open tasks, and most leases, that one transaction of [`KillStore::end_cut_off`] ends: grants commit in between.
+/// Most leases, and most open tasks, that one transaction of [`KillStore::end_cut_off`] ends: grants commit in between.
 pub const CUT_OFF_AT_ONCE: u32 = 500;
 
 /// What of everything live is cut off.
@@ -28,6 +28,17 @@ pub enum CutOff {
     Provider(String),
     /// All of it.
     Everything,
+}
+
+impl CutOff {
+    /// Whether a task of this holder goes on though one of its leases is taken back.
+    pub(super) fn spares(&self, task_holder: &str) -> bool {
+        match self {
+            CutOff::Identities(ids) => !ids.iter().any(|id| id.as_str() == task_holder),
+            CutOff::Scope(_) | CutOff::Provider(_) => true,
+            CutOff::Node(_) | CutOff::Everything => false,
+        }
+    }
 }
 
 /// Where some leases stand.
@@ -67,8 +78,8 @@ pub trait KillStore: Send + Sync {
     /// Open tasks and live leases, counted by holder, node, scope and provider.
     async fn live(&self) -> Result<Vec<Live>, StoreError>;
 
-    /// Ends up to [`CUT_OFF_AT_ONCE`] open tasks that are cut off, with all under them, and asks for the revocation of as
-    /// many leases beside them. To be called until nothing ends. As [`Store::end`](super::Store::end), it goes on where
+    /// Asks for the revocation of up to [`CUT_OFF_AT_ONCE`] leases that are cut off; once fewer are left, ends as many open
+    /// tasks that are cut off, with all under them. To be called until nothing ends. As [`Store::end`](super::Store::end), it goes on where
     /// records cannot be written.
     async fn end_cut_off(
         &self,

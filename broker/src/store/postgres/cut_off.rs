@@ -4,16 +4,36 @@ use dayfly_domain::id::RequestId;
 use dayfly_domain::lease::{LeaseEvent, RevokeCause};
 use dayfly_domain::task::EndCause;
 use dayfly_domain::time::Timestamp;
+use sqlx::Row;
 
 use super::ends::{End, named, tree_under};
 use super::moves::save;
 use super::transaction::{Sql, Tx, texts};
 use super::verb::Verb;
 use crate::store::desk::Lane;
+use crate::store::failure::failed;
 use crate::store::kills::{CUT_OFF_AT_ONCE, CutOff};
 use crate::store::moves::Moves;
 use crate::store::rows;
 use crate::store::{Ended, StoreError};
+
+/// Leases that are not yet asked for, with the holder of their task. The first value is how many at most.
+macro_rules! live_leases {
+    ($which:literal) => {
+        concat!(
+            "SELECT leases.*, tasks.opened_by AS task_holder
+            FROM leases JOIN tasks ON tasks.id = leases.task
+            WHERE leases.state <> 'ended'
+              AND leases.state <> 'revoking'
+              AND ",
+            $which,
+            "
+            ORDER BY leases.id
+            LIMIT $1
+            FOR UPDATE OF leases"
+        )
+    };
+}
 
 pub(super) struct EndCutOff {
     pub(super) which: CutOff,
@@ -28,24 +48,30 @@ impl Verb for EndCutOff {
         Lane::Kill
     }
 
+    /// Leases first: a task may hold many, and ends with all that are left. Whoever is cut off gets no new ones meanwhile.
     async fn run(&self, tx: &mut Tx) -> Result<Ended, StoreError> {
-        let mut ended = match self.sessions() {
-            Some(sessions) => {
-                let tasks = |found| self.tasks(found);
-                End::found(tx, sessions, tasks, EndCause::Admin, (self.now, self.request)).await?
+        const WHAT: &str = "find the leases that are cut off";
+        let mut ended = Ended::default();
+        let mut moves = Moves::new(self.now, self.request);
+        for row in tx.rows(WHAT, self.leases()).await? {
+            let mut lease = rows::lease(&row)?;
+            if !moves.take(tx, &mut lease, LeaseEvent::AskRevoke(RevokeCause::Admin))? {
+                continue;
             }
-            None => Ended::default(),
-        };
-        if let Some(leases) = self.leases() {
-            let mut moves = Moves::new(self.now, self.request);
-            for row in tx.rows("find the leases that are cut off", leases).await? {
-                let mut lease = rows::lease(&row)?;
-                if moves.take(tx, &mut lease, LeaseEvent::AskRevoke(RevokeCause::Admin))? {
-                    ended.leases.push(lease.lease.id);
-                    ended.elsewhere.push(lease.lease.id);
-                }
+            ended.leases.push(lease.lease.id);
+            let holder: String = row.try_get("task_holder").map_err(failed(WHAT))?;
+            if self.which.spares(&holder) {
+                ended.elsewhere.push(lease.lease.id);
             }
-            save(moves, tx).await?;
+        }
+        save(moves, tx).await?;
+        let more = ended.leases.len() >= usize::try_from(CUT_OFF_AT_ONCE).unwrap_or(usize::MAX);
+        if let (false, Some(sessions)) = (more, self.sessions()) {
+            let tasks = |found| self.tasks(found);
+            let with_tasks =
+                End::found(tx, sessions, tasks, EndCause::Admin, (self.now, self.request)).await?;
+            ended.tasks = with_tasks.tasks;
+            ended.leases.extend(with_tasks.leases);
         }
         Ok(ended)
     }
@@ -79,39 +105,14 @@ impl EndCutOff {
         }
     }
 
-    /// Leases that no task's end takes along: of whole scopes, or held in the tasks of others.
-    fn leases(&self) -> Option<Sql<'static>> {
-        const OF_IDENTITIES: &str = "
-            SELECT * FROM leases
-            WHERE state <> 'ended'
-              AND state <> 'revoking'
-              AND spiffe_id = ANY($1)
-            ORDER BY id
-            LIMIT $2
-            FOR UPDATE";
-        const OF_SCOPE: &str = "
-            SELECT * FROM leases
-            WHERE state <> 'ended'
-              AND state <> 'revoking'
-              AND scope = $1
-            ORDER BY id
-            LIMIT $2
-            FOR UPDATE";
-        const OF_PROVIDER: &str = "
-            SELECT * FROM leases
-            WHERE state <> 'ended'
-              AND state <> 'revoking'
-              AND provider = $1
-            ORDER BY id
-            LIMIT $2
-            FOR UPDATE";
-        let found = match &self.which {
-            CutOff::Identities(ids) => sqlx::query(OF_IDENTITIES).bind(texts(ids)),
-            CutOff::Scope(name) => sqlx::query(OF_SCOPE).bind(name.clone()),
-            CutOff::Provider(name) => sqlx::query(OF_PROVIDER).bind(name.clone()),
-            // Every lease of those tasks ends with its task.
-            CutOff::Node(_) | CutOff::Everything => return None,
-        };
-        Some(found.bind(i64::from(CUT_OFF_AT_ONCE)))
+    fn leases(&self) -> Sql<'static> {
+        let query = |sql: &'static str| sqlx::query(sql).bind(i64::from(CUT_OFF_AT_ONCE));
+        match &self.which {
+            CutOff::Identities(ids) => query(live_leases!("spiffe_id = ANY($2)")).bind(texts(ids)),
+            CutOff::Node(node) => query(live_leases!("leases.node = $2")).bind(node.to_string()),
+            CutOff::Scope(name) => query(live_leases!("scope = $2")).bind(name.clone()),
+            CutOff::Provider(name) => query(live_leases!("provider = $2")).bind(name.clone()),
+            CutOff::Everything => query(live_leases!("$2::TEXT IS NULL")).bind(None::<String>),
+        }
     }
 }
