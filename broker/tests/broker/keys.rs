@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dayfly_broker::signer::Use;
 use dayfly_client::BrokerClient;
 use dayfly_proto::v1;
 use serde_json::Value;
@@ -236,13 +237,13 @@ async fn a_key_that_stands_by_is_made_unasked() {
     let mut world = World::new().await;
     let admin = world.connect(ADMIN).await;
     for _ in 0..150 {
-        if list(&admin).await.len() == 6 {
+        if list(&admin).await.len() == 2 * Use::ALL.len() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let states: Vec<String> = list(&admin).await.into_iter().map(|key| key.state).collect();
-    assert_eq!(states, ["active", "announced", "active", "announced", "active", "announced"]);
+    assert_eq!(states, ["active", "announced"].repeat(Use::ALL.len()));
 }
 
 async fn records(admin: &BrokerClient) -> Vec<Value> {
