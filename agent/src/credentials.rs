@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use dayfly_client::SpiffeId;
+use dayfly_client::{CallError, SpiffeId};
 use zeroize::Zeroizing;
 
 use crate::attester::Subject;
@@ -159,6 +159,21 @@ struct State {
     kept: bool,
     /// When a renewal last could not be tried to its end.
     failed_at: Option<Instant>,
+    /// The key of a request of which nobody knows whether it was answered, and since when it is used.
+    key: Option<(String, Instant)>,
+    /// Why a request brought nothing, and when it ended.
+    failure: Option<(Instant, Failure)>,
+}
+
+/// Why a request brought nothing: told to all who waited for it.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The broker said no, or nothing.
+    Call(CallError),
+    /// Its answer could not be used.
+    Malformed,
+    /// It could not be asked whether a credential of before stands.
+    Undecided,
 }
 
 impl Credentials {
@@ -232,6 +247,7 @@ impl Slot {
         if state.closed {
             return false;
         }
+        state.failure = None;
         state.lease = Some(lease);
         true
     }
@@ -271,6 +287,33 @@ impl Slot {
         state.lease = None;
         state.kept = false;
         true
+    }
+
+    /// The key for a request to the broker: that of the last one, while nobody knows what became of it. The broker then
+    /// takes back what it may have issued, so that no credential is left that nobody holds.
+    pub fn key(&self) -> String {
+        let new = || (format!("{:032x}", rand::random::<u128>()), Instant::now());
+        self.lock().key.get_or_insert_with(new).0.clone()
+    }
+
+    /// It is known what became of the request: the next one has a key of its own.
+    pub fn forget_key(&self) {
+        self.lock().key = None;
+    }
+
+    /// For how long the key has been in use.
+    pub fn key_age(&self) -> Duration {
+        self.lock().key.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// A request brought nothing.
+    pub fn failed(&self, failure: Failure) {
+        self.lock().failure = Some((Instant::now(), failure));
+    }
+
+    /// Why the request brought nothing that somebody waited for since then.
+    pub fn failure_since(&self, since: Instant) -> Option<Failure> {
+        self.lock().failure.as_ref().filter(|(at, _)| *at >= since).map(|(_, failure)| failure.clone())
     }
 
     /// A renewal could not be tried to its end.

@@ -4,7 +4,7 @@
 //! renewal. A renewal that is denied takes the credential away here as well.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dayfly_client::{BrokerClient, CallError};
 use dayfly_proto::v1;
@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use crate::attester::{AttestError, Attester, Subject};
-use crate::credentials::{Class, Credential, Lease, Provider, Slot};
+use crate::credentials::{Class, Credential, Failure, Lease, Provider, Slot};
 use crate::fault_point;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
@@ -26,6 +26,9 @@ use crate::task::Task;
 const PATIENCE: Duration = Duration::from_millis(1800);
 /// A renewal that could not be tried is tried again after this, or sooner if time is short.
 const RETRY: Duration = Duration::from_secs(5);
+/// A request that the broker still calls unfinished after this was lost with the broker that began it: it is taken back
+/// there, and another is made.
+const KEY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no credential to hand out.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +178,7 @@ impl Deliverer {
         }
     }
 
-    /// Issues, unless somebody else just did. A lease from before the rules changed is decided anew.
+    /// Issues, unless somebody else just did, or just failed to. A lease from before the rules changed is decided anew.
     async fn fill(
         self: &Arc<Self>,
         task: &Arc<Task>,
@@ -183,15 +186,23 @@ impl Deliverer {
         slot: &Arc<Slot>,
         subject: &Subject,
     ) -> Result<Arc<Lease>, DeliverError> {
+        let asked = Instant::now();
         let _gate = slot.gate.lock().await;
+        self.must_serve(task)?;
         if let Some(lease) = self.standing(task, provider, slot) {
             return Ok(lease);
+        }
+        if let Some(failure) = slot.failure_since(asked) {
+            return Err(told(failure, provider));
         }
         if slot.lease(SystemTime::now()).is_some() {
             match self.renew_behind_gate(task, provider, slot).await {
                 // Whatever rules the answer names: it was decided just now.
                 Renewed::Yes => return slot.lease(SystemTime::now()).ok_or(DeliverError::Undecided),
-                Renewed::Later => return Err(DeliverError::Undecided),
+                Renewed::Later => {
+                    slot.failed(Failure::Undecided);
+                    return Err(DeliverError::Undecided);
+                }
                 Renewed::Dropped => {}
             }
         }
@@ -202,22 +213,24 @@ impl Deliverer {
             task_key: String::new(),
             scope: Some(delivery.scope.clone()),
             ttl: None,
+            idempotency_key: slot.key(),
         };
         fault_point!("deliver.before_broker");
         let answer = self.broker.credentials().issue_credential(request).await;
         fault_point!("deliver.after_broker");
         let outcome = if answer.is_ok() { "issued" } else { "failed" };
         Metrics::count_at(&self.metrics.credentials, provider.as_str(), outcome);
-        let answer = answer.map_err(|status| DeliverError::Broker(status.into()))?.into_inner();
+        let answer = answer.map_err(|status| failed(slot, status.into()))?.into_inner();
         use v1::issue_credential_response::Credential as Wire;
         let credential = match answer.credential {
             Some(Wire::Aws(aws)) if provider == Provider::Aws => from_aws(aws),
             Some(Wire::Vault(vault)) if provider == Provider::Vault => from_vault(vault),
             Some(Wire::Token(token)) if provider == Provider::Token => from_token(token),
-            _ => return Err(DeliverError::Malformed(provider.as_str())),
+            _ => return Err(malformed(slot, provider)),
         };
         let times = times(answer.expires_at, answer.refresh_at);
-        let (expires_at, refresh_at) = times.ok_or(DeliverError::Malformed(provider.as_str()))?;
+        let (expires_at, refresh_at) = times.ok_or_else(|| malformed(slot, provider))?;
+        slot.forget_key();
         let (id, rules_digest) = (answer.lease_id, answer.rules_digest);
         let lease = Lease { id, credential: Arc::new(credential), expires_at, refresh_at, rules_digest };
         let lease = Arc::new(lease);
@@ -334,6 +347,30 @@ impl Deliverer {
             }
         }
         None
+    }
+}
+
+/// Notes why there is no credential, for all who wait. Where the broker said no, nothing was issued under the key.
+fn failed(slot: &Slot, error: CallError) -> DeliverError {
+    let in_flight = error.reason.as_deref() == Some("IDEMPOTENCY_KEY_IN_FLIGHT");
+    if error.is_refusal() && (!in_flight || slot.key_age() > KEY_PATIENCE) {
+        slot.forget_key();
+    }
+    slot.failed(Failure::Call(error.clone()));
+    DeliverError::Broker(error)
+}
+
+/// What was issued is of no use; asking again takes it back.
+fn malformed(slot: &Slot, provider: Provider) -> DeliverError {
+    slot.failed(Failure::Malformed);
+    DeliverError::Malformed(provider.as_str())
+}
+
+fn told(failure: Failure, provider: Provider) -> DeliverError {
+    match failure {
+        Failure::Call(error) => DeliverError::Broker(error),
+        Failure::Malformed => DeliverError::Malformed(provider.as_str()),
+        Failure::Undecided => DeliverError::Undecided,
     }
 }
 

@@ -67,6 +67,7 @@ async fn sweep(broker: &Broker) -> Result<(), StoreError> {
     broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
     while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
     while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}
+    while broker.store.sweep_issue_keys(CHUNK).await? == CHUNK {}
     broker.rate.forget_full(Instant::now());
     let mut counted = broker.denials.flush(now);
     counted.extend(broker.limited.flush(now));

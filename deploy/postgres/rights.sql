@@ -6,7 +6,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, dayfly_broker, dayfly_aud
 GRANT SELECT, INSERT ON audit, document_history TO dayfly_broker;
 GRANT SELECT, INSERT, UPDATE ON tasks, leases, nodes, approvals, kills, withheld_keys, brokers, audit_lost TO dayfly_broker;
 GRANT SELECT, UPDATE ON rules, brake TO dayfly_broker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON documents, taken_assertions, live_leases, aws_slots, aws_documents TO dayfly_broker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON documents, taken_assertions, issue_keys, live_leases, aws_slots, aws_documents TO dayfly_broker;
 GRANT SELECT ON schema_floor, _sqlx_migrations TO dayfly_broker;
 
 GRANT SELECT ON audit TO dayfly_auditor;

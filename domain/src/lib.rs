@@ -18,6 +18,7 @@
 //! | [`lint`] | what is legal and still a mistake |
 //! | [`key`] | the life of a signing key |
 //! | [`breaker`] | how many tries a target that fails is given |
+//! | [`idempotency`] | asking again for a credential whose answer was lost |
 //! | [`schedule`] | when to renew, when to try again |
 //! | [`aws_deny`], [`aws_doctor`] | how sessions of AWS are ended: one deny document per role; whether an account is set up for it |
 //! | [`audit`] | records and their hash chain |
@@ -36,6 +37,7 @@ pub mod decision;
 pub mod document;
 pub mod hypothesis;
 pub mod id;
+pub mod idempotency;
 pub mod key;
 pub mod kill;
 pub mod lease;

@@ -121,11 +121,15 @@ impl CredentialService for Api {
         let (peer, epoch) = (peer_of(&rpc, id)?, node_epoch(&rpc));
         let asked = rpc.into_inner();
         let request = self.admit(&peer, epoch, asked.subject_token, id).await?;
+        let task = wire::task_id(&asked.task_id, id)?;
+        let wish = Wish { ask: wire::ask(asked.scope, id)?, ttl: wire::span(asked.ttl, id)?, act: None };
+        let issue_key = wire::issue_key(&asked.idempotency_key, &request.caller, task, &wish, id)?;
         let issue = IssueCredential {
-            task: wire::task_id(&asked.task_id, id)?,
+            task,
             key: wire::key(asked.task_key),
-            wish: Wish { ask: wire::ask(asked.scope, id)?, ttl: wire::span(asked.ttl, id)?, act: None },
+            wish,
             renews: None,
+            issue_key,
             what: "issue",
         };
         let answer = issue::issue(&self.broker, request, issue).await.map_err(|e| status::of(e, id))?;

@@ -289,6 +289,17 @@ fn classify_store(error: &StoreError) -> Class {
             "ask again in a moment, or another broker".to_owned(),
             Some(Duration::from_secs(1)),
         ),
+        StoreError::KeyReused => plain(
+            Code::AlreadyExists,
+            "IDEMPOTENCY_KEY_REUSED",
+            "take a new key for each credential; send one again only with the same request",
+        ),
+        StoreError::KeyInFlight => (
+            Code::Aborted,
+            "IDEMPOTENCY_KEY_IN_FLIGHT",
+            "ask again under the same key in a moment".to_owned(),
+            Some(Duration::from_secs(1)),
+        ),
         StoreError::RulesChanged => (
             Code::Unavailable,
             "RULES_CHANGED",

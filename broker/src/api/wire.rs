@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use dayfly_domain::artifact;
-use dayfly_domain::decision::Act;
+use dayfly_domain::caller::Caller;
+use dayfly_domain::decision::{Act, Wish};
 use dayfly_domain::id::{LeaseId, RequestId, TaskId};
+use dayfly_domain::idempotency::IssueKey;
 use dayfly_domain::lease::{Lease, LeaseState, Outcome};
 use dayfly_domain::parameter::Parameters;
 use dayfly_domain::policy::Artifact;
@@ -42,6 +44,22 @@ pub fn lease_id(text: &str, request: RequestId) -> Result<LeaseId, Status> {
 /// A direct caller's key, if it showed one.
 pub fn key(text: String) -> Option<Secret> {
     (!text.is_empty()).then(|| Secret::new(text))
+}
+
+/// The key a credential is asked for under, if there is one.
+pub fn issue_key(
+    text: &str,
+    caller: &Caller,
+    task: TaskId,
+    wish: &Wish,
+    request: RequestId,
+) -> Result<Option<IssueKey>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let key = IssueKey::new(text, &caller.spiffe_id, caller.via.node(), task, wish);
+    let next = "send 128 random bits in hexadecimal digits, or leave it out";
+    key.map(Some).map_err(|fault| invalid("IDEMPOTENCY_KEY_INVALID", fault.to_string(), next, request))
 }
 
 /// Scope and values.

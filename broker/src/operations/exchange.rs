@@ -105,7 +105,8 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: Exchange) -> Result
     let task = Task { state: TaskState::Open { deadline: request.at + grant.ttl }, ..task };
     lineage.push(task.clone());
     let id = open(broker, request, &rules, task, asked.on_behalf_of.as_ref()).await?;
-    let credential = IssueCredential { task: id, key: Some(key), wish, renews: None, what: WHAT };
+    let credential =
+        IssueCredential { task: id, key: Some(key), wish, renews: None, issue_key: None, what: WHAT };
     let issued = issue::run(broker, request, &lineage, credential).await;
     match issued.and_then(|answer| deliver(id, answer)) {
         Ok(exchanged) => Ok(exchanged),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dayfly_domain::audit::Record;
 use dayfly_domain::decision::{self, Decision, DenyReason, Grant, Wish};
 use dayfly_domain::id::{LeaseId, TaskId};
+use dayfly_domain::idempotency::IssueKey;
 use dayfly_domain::lease::{Lease, LeaseEvent, LeaseState, RevokeCause};
 use dayfly_domain::policy::Narrowing;
 use dayfly_domain::schedule;
@@ -35,6 +36,8 @@ pub struct IssueCredential {
     pub wish: Wish,
     /// The lease this one takes the place of.
     pub renews: Option<LeaseId>,
+    /// The key it is asked for under, where the caller chose one.
+    pub issue_key: Option<IssueKey>,
     /// What the decision's record says was asked: `issue`, `token_exchange`.
     pub what: &'static str,
 }
@@ -257,14 +260,23 @@ async fn open_lease(
         per_session: broker.limits.live_leases_per_session,
         per_node: of_node.unwrap_or(u32::MAX),
     };
-    let new = NewLease { lease, decision, node, limits, request: request.id };
+    let key = asked.issue_key.clone();
+    let is_keyed = key.is_some();
+    let new = NewLease { lease, decision, node, limits, request: request.id, key };
     match broker.store.open_lease(new, request.at).await {
         Err(StoreError::TaskNotOpen) => Err(OperationError::task_not_open(task)),
         Err(StoreError::TooManyLeases { what, limit }) => {
             broker.held_back("live_leases", &what, request);
             Err(OperationError::TooMany { what, limit })
         }
-        other => Ok(other?),
+        other => {
+            other?;
+            if is_keyed {
+                // What lived under the key is on its way back.
+                broker.wake.all();
+            }
+            Ok(())
+        }
     }
 }
 

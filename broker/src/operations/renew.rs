@@ -82,6 +82,7 @@ async fn run(broker: &Arc<Broker>, request: &Request, asked: RenewLease) -> Resu
                 key: asked.key,
                 wish,
                 renews: Some(lease.id),
+                issue_key: None,
                 what: "issue",
             };
             let answer = issue::run(broker, request, &lineage, anew).await?;

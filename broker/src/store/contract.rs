@@ -9,6 +9,7 @@ pub(crate) mod assertions;
 pub(crate) mod claims;
 pub(crate) mod documents;
 pub(crate) mod ends;
+pub(crate) mod issue_keys;
 pub(crate) mod keys;
 pub(crate) mod kills;
 pub(crate) mod leases;
@@ -84,6 +85,10 @@ macro_rules! store_contract {
             approvals::lists_hold_what_is_live_newest_first,
             approvals::only_so_many_requests_wait,
             approvals::a_yes_waits_for_its_record_and_taking_back_does_not,
+            issue_keys::who_asks_again_gets_another_in_the_place_of_the_first,
+            issue_keys::a_key_in_flight_waits_and_another_request_under_it_is_refused,
+            issue_keys::keys_are_forgotten_with_their_task,
+            issue_keys::of_many_at_once_under_one_key_one_lives,
             keys::a_key_that_was_taken_out_stays_out,
             keys::a_key_is_taken_out_though_it_cannot_be_recorded,
             kills::a_kill_reads_back_as_it_was_asked_and_decided,

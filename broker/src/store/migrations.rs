@@ -30,6 +30,7 @@ steps! {
     8 "0008_signing_keys",
     9 "0009_kills",
     10 "0010_aws_sessions",
+    11 "0011_issue_keys",
 }
 
 /// The steps for SQLite.

@@ -6,6 +6,7 @@ mod desk;
 mod failure;
 mod fresh;
 mod holders;
+pub mod issue_keys;
 pub mod kills;
 pub mod migrations;
 mod moves;
@@ -24,6 +25,7 @@ use dayfly_domain::audit::{Record, Stream};
 use dayfly_domain::brake::Brake;
 use dayfly_domain::document::{Document, DocumentKey, Kind};
 use dayfly_domain::id::{ApprovalId, KillId, LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::idempotency::IssueKey;
 use dayfly_domain::key::{KeyFacts, Why, Withheld};
 use dayfly_domain::lease::{Handle, IllegalTransition, Lease, LeaseEvent, RevokeCause};
 use dayfly_domain::node::{NodeHeard, NodeState};
@@ -96,6 +98,12 @@ pub enum StoreError {
         /// The broker's name.
         writer: String,
     },
+    /// Something else was asked for under the idempotency key before.
+    #[error("something else was asked for under this idempotency key")]
+    KeyReused,
+    /// A credential is being issued under the idempotency key.
+    #[error("a credential is being issued under this idempotency key")]
+    KeyInFlight,
     /// The decision was made by rules that do not stand any more.
     #[error("other rules stand since this was decided")]
     RulesChanged,
@@ -403,11 +411,14 @@ pub struct NewLease {
     pub limits: LeaseLimits,
     /// The request that brought it about.
     pub request: RequestId,
+    /// The key it is asked for under. What lives under it is taken back in the same step; what is still being issued there
+    /// is [`StoreError::KeyInFlight`], and another request under it [`StoreError::KeyReused`].
+    pub key: Option<IssueKey>,
 }
 
 /// The verbs. Three queues of one writer: `kill` and `end` are never starved by `grant`.
 #[async_trait]
-pub trait Store: kills::KillStore + queue::QueueStore + Slots {
+pub trait Store: kills::KillStore + queue::QueueStore + issue_keys::IssueKeyStore + Slots {
     /// Every document, and the revision they stand at.
     async fn load_documents(&self) -> Result<(u64, Vec<StoredDocument>), StoreError>;
 
@@ -483,7 +494,7 @@ pub trait Store: kills::KillStore + queue::QueueStore + Slots {
     ) -> Result<Ended, StoreError>;
 
     /// Writes a lease, only while its task and all above it are open, and the node it comes through has not lapsed, with
-    /// the decision's record.
+    /// the decision's record. A lease that renews another is written only while that one lives.
     async fn open_lease(&self, new: NewLease, now: Timestamp) -> Result<(), StoreError>;
 
     /// Takes a lease through an event and returns it as it then stands. [`LeaseEvent::Issue`] on a lease whose task is

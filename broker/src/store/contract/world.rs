@@ -213,7 +213,7 @@ impl World {
         let decision =
             Record::new(Stream::Decision, "decision.allow", lease.opened_at).with("lease_id", lease.id);
         let node = Some(identity("node/1"));
-        NewLease { lease: lease.clone(), decision, node, limits, request: self.request() }
+        NewLease { lease: lease.clone(), decision, node, limits, request: self.request(), key: None }
     }
 
     pub(crate) async fn try_lease(&mut self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {

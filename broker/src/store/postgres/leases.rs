@@ -1,23 +1,21 @@
 //! Opens leases, and records what happens to them.
 
-use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::id::{LeaseId, RequestId};
 use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
-use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 use sqlx::postgres::PgConnection;
 
+use super::issue_keys;
 use super::moves::save;
 use super::transaction::{Needs, Tx};
 use super::verb::Verb;
-use crate::records;
-use crate::store::chain::Line;
 use crate::store::desk::Lane;
 use crate::store::failure::failed;
 use crate::store::fresh::FreshLease;
-use crate::store::holders::Holders;
+use crate::store::issue_keys::{Written, take_back};
 use crate::store::moves::{Journal, Moves};
 use crate::store::rows::{self, json};
-use crate::store::{LeaseLimits, NewLease, StoreError};
+use crate::store::{NewLease, StoreError};
 
 /// Writes leases that were just opened, in one statement.
 pub(super) async fn insert(connection: &mut PgConnection, fresh: &[FreshLease]) -> Result<(), StoreError> {
@@ -37,33 +35,30 @@ pub(super) async fn insert(connection: &mut PgConnection, fresh: &[FreshLease]) 
 }
 
 pub(super) struct OpenLease {
-    task: TaskId,
-    session: SessionId,
-    node: Option<SpiffeId>,
-    holders: Holders,
-    limits: LeaseLimits,
-    row: FreshLease,
-    lines: [Line; 2],
+    new: NewLease,
+    /// As it is written where it takes the place of nothing. Made by the caller, so that the writer has less to do.
+    written: Written,
     now: Timestamp,
 }
 
 impl OpenLease {
     pub(super) fn new(new: NewLease, now: Timestamp) -> Result<Self, StoreError> {
-        let NewLease { lease, decision, node, limits, request } = new;
-        if let LeaseState::Revoking { .. } | LeaseState::Ended { .. } = lease.state {
-            return Err(IllegalTransition { state: lease.state.name(), event: "open" }.into());
+        if let LeaseState::Revoking { .. } | LeaseState::Ended { .. } = new.lease.state {
+            return Err(IllegalTransition { state: new.lease.state.name(), event: "open" }.into());
         }
-        let opened = records::lease(&lease, now, Some(request));
-        Ok(Self {
-            task: lease.task,
-            session: lease.session,
-            row: FreshLease::new(&lease, node.as_ref()),
-            lines: [Line::new(&decision), Line::new(&opened)],
-            holders: Holders::of(&lease, node.as_ref()),
-            node,
-            limits,
-            now,
-        })
+        Ok(Self { written: Written::of(&new, now), new, now })
+    }
+
+    async fn write(&self, tx: &mut Tx, written: &Written) -> Result<(), StoreError> {
+        tx.lives(&written.holders);
+        tx.add_lease(written.row.clone());
+        for line in &written.lines {
+            tx.note(line.clone());
+        }
+        match &self.new.key {
+            Some(key) => issue_keys::keep(tx, key, self.new.lease.task, self.new.lease.id).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -75,21 +70,38 @@ impl Verb for OpenLease {
     }
 
     fn needs(&self) -> Needs {
-        let (through, counts) = (self.node.clone().into_iter().collect(), self.holders.all.clone());
-        Needs { adds_under: vec![self.task], counts, through, ..Needs::default() }
+        let new = &self.new;
+        let (through, counts) = (new.node.clone().into_iter().collect(), self.written.holders.all.clone());
+        Needs {
+            adds_under: vec![new.lease.task],
+            counts,
+            through,
+            moves: new.lease.renews.into_iter().collect(),
+            keys: new.key.iter().map(|key| key.id).collect(),
+            ..Needs::default()
+        }
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let new = &self.new;
         tx.is_decided();
-        tx.require_open(self.task, self.session, self.now)?;
-        tx.require_node(self.node.as_ref())?;
-        self.holders.admit(self.limits, |holder| tx.live(holder))?;
-        tx.lives(&self.holders);
-        tx.add_lease(self.row.clone());
-        for line in &self.lines {
-            tx.note(line.clone());
+        tx.require_open(new.lease.task, new.lease.session, self.now)?;
+        tx.require_node(new.node.as_ref())?;
+        issue_keys::require_live(tx, new.lease.renews).await?;
+        let replaced = match &new.key {
+            Some(key) => issue_keys::live_under(tx, key).await?,
+            None => Vec::new(),
+        };
+        if replaced.is_empty() {
+            let written = &self.written;
+            written.holders.admit(new.limits, |holder| tx.live(holder))?;
+            return self.write(tx, written).await;
         }
-        Ok(())
+        let written = Written::in_place_of(new, &replaced, self.now);
+        written.holders.admit(new.limits, |holder| tx.live(holder))?;
+        let moved = take_back(replaced, new, tx, self.now)?;
+        save(moved, tx).await?;
+        self.write(tx, &written).await
     }
 }
 

@@ -16,6 +16,7 @@ mod elsewhere;
 mod ends;
 mod guard;
 mod history;
+mod issue_keys;
 mod keys;
 mod kills;
 mod lanes;

@@ -44,6 +44,8 @@ pub(super) struct Needs {
     pub(super) ends: Vec<TaskId>,
     /// Leases that move.
     pub(super) moves: Vec<LeaseId>,
+    /// Idempotency keys: what lives under them is locked with the leases that move.
+    pub(super) keys: Vec<[u8; 32]>,
     /// Those for whom one more lease is counted.
     pub(super) counts: Vec<Holder>,
 }
@@ -56,6 +58,7 @@ impl Needs {
         self.through.extend(other.through);
         self.ends.extend(other.ends);
         self.moves.extend(other.moves);
+        self.keys.extend(other.keys);
         self.counts.extend(other.counts);
         self
     }
@@ -69,6 +72,7 @@ pub(super) struct Tx {
     turn: Option<OwnedMutexGuard<Ledger>>,
     open_tasks: HashMap<TaskId, OpenTask>,
     lapsed: HashSet<String>,
+    locked: HashSet<String>,
     counted: HashMap<Holder, u32>,
     changed: BTreeMap<Holder, i64>,
     fresh_leases: Vec<FreshLease>,
@@ -103,6 +107,7 @@ impl Tx {
             turn: None,
             open_tasks: HashMap::new(),
             lapsed: HashSet::new(),
+            locked: HashSet::new(),
             counted: HashMap::new(),
             changed: BTreeMap::new(),
             fresh_leases: Vec::new(),
@@ -215,7 +220,7 @@ impl Tx {
         self.execute("begin", "BEGIN").await?;
         self.lock_roots(needs).await?;
         self.look_at_nodes(&needs.through).await?;
-        self.lock_leases(&needs.moves).await?;
+        self.lock_leases(needs).await?;
         self.counted = counts::lock(self.connection()?, &needs.counts).await?;
         Ok(())
     }
@@ -277,12 +282,40 @@ impl Tx {
         self.rows("lock task trees", sqlx::query(FOR_UPDATE).bind(tasks)).await.map(|_| ())
     }
 
-    async fn lock_leases(&mut self, leases: &[LeaseId]) -> Result<(), StoreError> {
+    async fn lock_leases(&mut self, needs: &Needs) -> Result<(), StoreError> {
         const LOCK: &str = "SELECT id FROM leases WHERE id = ANY($1) ORDER BY id FOR UPDATE";
-        if leases.is_empty() {
+        const LOCK_UNDER_KEYS: &str = "
+            SELECT id FROM leases
+            WHERE id = ANY($1) OR id IN (
+                WITH RECURSIVE line (id) AS (
+                    SELECT lease FROM issue_keys WHERE id = ANY($2)
+                    UNION
+                    SELECT leases.id FROM leases JOIN line ON leases.renews = line.id
+                )
+                SELECT id FROM line
+            )
+            ORDER BY id
+            FOR UPDATE";
+        const WHAT: &str = "lock leases";
+        if needs.moves.is_empty() && needs.keys.is_empty() {
             return Ok(());
         }
-        self.rows("lock leases", sqlx::query(LOCK).bind(texts(leases))).await.map(|_| ())
+        let moves = texts(&needs.moves);
+        let rows = if needs.keys.is_empty() {
+            self.rows(WHAT, sqlx::query(LOCK).bind(moves)).await?
+        } else {
+            let keys: Vec<Vec<u8>> = needs.keys.iter().map(|id| id.to_vec()).collect();
+            self.rows(WHAT, sqlx::query(LOCK_UNDER_KEYS).bind(moves).bind(keys)).await?
+        };
+        for row in rows {
+            self.locked.insert(row.try_get(0).map_err(failed(WHAT))?);
+        }
+        Ok(())
+    }
+
+    /// Whether the lease was locked before anything was done.
+    pub(super) fn is_locked(&self, lease: LeaseId) -> bool {
+        self.locked.contains(&lease.to_string())
     }
 
     pub(super) async fn write_fresh_leases(&mut self) -> Result<(), StoreError> {
@@ -345,6 +378,7 @@ impl Tx {
     fn forget(&mut self) {
         self.open_tasks.clear();
         self.lapsed.clear();
+        self.locked.clear();
         self.counted.clear();
         self.changed.clear();
         self.fresh_leases.clear();

@@ -2,20 +2,18 @@
 
 use std::sync::LazyLock;
 
-use dayfly_domain::id::{LeaseId, RequestId, SessionId, TaskId};
+use dayfly_domain::id::{LeaseId, RequestId};
 use dayfly_domain::lease::{IllegalTransition, Lease, LeaseEvent, LeaseState, RevokeCause};
-use dayfly_domain::spiffe::SpiffeId;
 use dayfly_domain::time::Timestamp;
 
-use super::audit::Line;
-use super::counts::Holders;
+use super::issue_keys;
 use super::moves::Moves;
 use super::rows;
 use super::transaction::{Insert, Sql, Tx};
 use super::writer::{Lane, Verb};
-use crate::records;
 pub(super) use crate::store::fresh::FreshLease;
-use crate::store::{LeaseLimits, NewLease, StoreError};
+use crate::store::issue_keys::{Written, take_back};
+use crate::store::{NewLease, StoreError};
 
 pub(super) static INSERT: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(
@@ -50,33 +48,30 @@ pub(super) fn bind<'q>(row: &FreshLease, sql: Sql<'q>) -> Sql<'q> {
 }
 
 pub(super) struct OpenLease {
-    task: TaskId,
-    session: SessionId,
-    node: Option<SpiffeId>,
-    holders: Holders,
-    limits: LeaseLimits,
-    row: FreshLease,
-    lines: [Line; 2],
+    new: NewLease,
+    /// As it is written where it takes the place of nothing. Made by the caller, so that the writer has less to do.
+    written: Written,
     now: Timestamp,
 }
 
 impl OpenLease {
     pub(super) fn new(new: NewLease, now: Timestamp) -> Result<Self, StoreError> {
-        let NewLease { lease, decision, node, limits, request } = new;
-        if let LeaseState::Revoking { .. } | LeaseState::Ended { .. } = lease.state {
-            return Err(IllegalTransition { state: lease.state.name(), event: "open" }.into());
+        if let LeaseState::Revoking { .. } | LeaseState::Ended { .. } = new.lease.state {
+            return Err(IllegalTransition { state: new.lease.state.name(), event: "open" }.into());
         }
-        let opened = records::lease(&lease, now, Some(request));
-        Ok(Self {
-            task: lease.task,
-            session: lease.session,
-            row: FreshLease::new(&lease, node.as_ref()),
-            lines: [Line::new(&decision), Line::new(&opened)],
-            holders: Holders::of(&lease, node.as_ref()),
-            node,
-            limits,
-            now,
-        })
+        Ok(Self { written: Written::of(&new, now), new, now })
+    }
+
+    async fn write(&self, tx: &mut Tx, written: &Written) -> Result<(), StoreError> {
+        tx.live.add(&written.holders);
+        tx.add_lease(written.row.clone());
+        for line in &written.lines {
+            tx.note(line.clone());
+        }
+        match &self.new.key {
+            Some(key) => issue_keys::keep(tx, key, self.new.lease.task, self.new.lease.id).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -88,15 +83,24 @@ impl Verb for OpenLease {
     }
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StoreError> {
-        tx.require_open(self.task, self.session, self.now).await?;
-        tx.require_node(self.node.as_ref())?;
-        tx.live.admit(&self.holders, self.limits)?;
-        tx.live.add(&self.holders);
-        tx.add_lease(self.row.clone());
-        for line in &self.lines {
-            tx.note(line.clone());
+        let new = &self.new;
+        tx.require_open(new.lease.task, new.lease.session, self.now).await?;
+        tx.require_node(new.node.as_ref())?;
+        issue_keys::require_live(tx, new.lease.renews).await?;
+        let replaced = match &new.key {
+            Some(key) => issue_keys::live_under(tx, key).await?,
+            None => Vec::new(),
+        };
+        if replaced.is_empty() {
+            let written = &self.written;
+            tx.live.admit(&written.holders, new.limits)?;
+            return self.write(tx, written).await;
         }
-        Ok(())
+        let written = Written::in_place_of(new, &replaced, self.now);
+        tx.live.admit(&written.holders, new.limits)?;
+        let moved = take_back(replaced, new, tx, self.now)?;
+        moved.save(tx).await?;
+        self.write(tx, &written).await
     }
 }
 

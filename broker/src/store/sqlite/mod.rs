@@ -14,6 +14,7 @@ mod documents;
 mod ends;
 mod files;
 mod history;
+mod issue_keys;
 mod keys;
 mod kills;
 mod leases;

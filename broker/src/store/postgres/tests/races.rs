@@ -2,6 +2,7 @@
 
 use dayfly_domain::audit::{Record, Stream, Verifier};
 use dayfly_domain::id::{RequestId, TaskId};
+use dayfly_domain::idempotency::IssueKey;
 use dayfly_domain::lease::{Lease, LeaseState};
 use dayfly_domain::task::{EndCause, Task, TaskState};
 use rand::rngs::StdRng;
@@ -18,6 +19,40 @@ enum Act {
     Give(NewLease),
     Answer(Lease),
     End(EndWhich),
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_brokers_that_issue_under_one_key_one_credential_is_left() {
+    const ROUNDS: u8 = 20;
+    let database = Database::new().await;
+    let (first, second) = (database.open("broker-1").await, database.open("broker-2").await);
+    let mut world = World::new(Shared { store: first, database });
+    let root = world.open_root("a").await;
+    let (mut given, mut live) = (0, 0);
+    for round in 0..ROUNDS {
+        let key = IssueKey { id: [round; 32], request: [7; 32] };
+        let mut asked = Vec::new();
+        for turn in 0..6 {
+            let lease = world.active(&root, "a");
+            let new = world.new_lease(&lease, crate::store::contract::world::NO_LIMITS);
+            asked.push((turn, NewLease { key: Some(key.clone()), ..new }));
+        }
+        let answers = asked.into_iter().map(|(turn, new)| {
+            let store: &dyn Store = if turn % 2 == 0 { &second } else { world.store() };
+            store.open_lease(new, T0)
+        });
+        for answer in futures_util::future::join_all(answers.collect::<Vec<_>>()).await {
+            match answer {
+                Ok(()) => given += 1,
+                Err(StoreError::KeyInFlight) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let leases = world.all_leases().await;
+        live = leases.iter().filter(|lease| matches!(lease.state, LeaseState::Active { .. })).count();
+        assert_eq!(live, usize::from(round) + 1, "one of each key");
+    }
+    assert!(given >= live, "{given} were given");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
