@@ -25,6 +25,12 @@ pub struct Book {
     pub claimed: Vec<v1::ClaimTaskRequest>,
     /// Ceilings of tasks that nobody has claimed.
     pub offers: HashMap<String, Vec<v1::ScopeRequest>>,
+    /// The idempotency key of each request for a credential.
+    pub keys: Vec<String>,
+    /// How long a request for a credential takes.
+    pub slow: Duration,
+    /// Whether credentials are issued and their answers lost.
+    pub loses: bool,
     /// Task and subject of each credential issued.
     pub issued: Vec<(String, String)>,
     /// Task, subject, action and guard of each decision about an artifact.
@@ -256,6 +262,12 @@ impl CredentialService for Broker {
         let shown = request.metadata().get(dayfly_client::NODE_EPOCH).cloned();
         let request = request.into_inner();
         let subject = self.subject(&request.subject_token).await?;
+        let slow = {
+            let mut book = self.book();
+            book.keys.push(request.idempotency_key.clone());
+            book.slow
+        };
+        tokio::time::sleep(slow).await;
         let mut book = self.book();
         if book.denies {
             return Err(Self::refuse("NOT_COVERED"));
@@ -263,6 +275,9 @@ impl CredentialService for Broker {
         book.epochs.extend(shown.and_then(|shown| shown.to_str().map(str::to_owned).ok()));
         let lease_id = book.id("L");
         book.issued.push((request.task_id.clone(), subject));
+        if book.loses {
+            return Err(Status::unavailable("the connection broke"));
+        }
         let (expires_at, refresh_at) = book.times();
         use v1::issue_credential_response::Credential;
         let provider =

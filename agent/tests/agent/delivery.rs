@@ -78,6 +78,66 @@ async fn a_decision_is_about_the_program_that_asks_and_its_denial_is_the_brokers
     assert_eq!(body(&answer)["code"], "NOT_COVERED");
 }
 
+/// Asks so many times at once, and gives back the first lines of the answers.
+fn ask_at_once(member: &mut Shell, host: &str, bearer: &str, times: u32) -> Vec<String> {
+    let (name, port) = host.split_once(':').unwrap();
+    let line = format!(
+        "for i in {{1..{times}}}; do (exec 3<>/dev/tcp/{name}/{port}; \
+         printf '{ASK}\\r\\nHost: {host}\\r\\nAuthorization: {bearer}\\r\\nConnection: close\\r\\n\\r\\n' >&3; \
+         read -r first <&3; echo \"$first\") & done; wait"
+    );
+    member.run(&line).lines().filter(|line| line.starts_with("HTTP/")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_ask_at_once_wait_for_one_request_and_are_told_alike() {
+    // Fewer than the agent attests at once for one user.
+    const MANY: u32 = 12;
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut member);
+    world.broker.book().slow = Duration::from_secs(1);
+    world.broker.book().denies = true;
+    let answers = ask_at_once(&mut member, &host, &bearer, MANY);
+    assert_eq!(answers.len(), MANY as usize);
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 403")), "{answers:?}");
+    assert_eq!(world.broker.book().keys.len(), 1, "one request for all");
+    world.broker.book().denies = false;
+    let answers = ask_at_once(&mut member, &host, &bearer, MANY);
+    assert_eq!(answers.len(), MANY as usize);
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200")), "{answers:?}");
+    let mut neighbour = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut neighbour);
+    assert!(neighbour.http(&host, &format!("{ASK}\nAuthorization: {bearer}")).starts_with("HTTP/1.1 200"));
+    let book = world.broker.book();
+    assert_eq!(book.issued.len(), 2, "another task shares nothing");
+    let keys: std::collections::HashSet<&String> = book.keys.iter().collect();
+    assert_eq!(
+        (book.keys.len(), keys.len()),
+        (3, 3),
+        "each credential has a key of its own: {:?}",
+        book.keys
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_after_a_lost_answer_has_the_same_key_until_there_is_one() {
+    let world = World::start().await;
+    let mut member = world.task(&["--scope", "s3"]);
+    let (host, bearer) = endpoint(&mut member);
+    let ask = format!("{ASK}\nAuthorization: {bearer}");
+    world.broker.book().loses = true;
+    for _ in 0..2 {
+        let answer = member.http(&host, &ask);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    world.broker.book().loses = false;
+    assert!(member.http(&host, &ask).starts_with("HTTP/1.1 200"));
+    let book = world.broker.book();
+    assert!(!book.keys[0].is_empty());
+    assert_eq!(book.keys, [&book.keys[0]; 3].map(String::clone), "the broker takes back what was lost");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_aws_lease_in_use_is_renewed_and_a_denied_renewal_takes_it_away() {
     let world = World::start().await;

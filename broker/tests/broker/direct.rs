@@ -166,6 +166,42 @@ async fn renewal_decides_anew_and_yields_a_new_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_under_a_key_holds_one_credential() {
+    let mut world = World::new().await;
+    let client = world.connect(TRAINER).await;
+    let task = open(&client).await;
+    let keyed = v1::IssueCredentialRequest { idempotency_key: "k-1".to_owned(), ..issue(&task) };
+    let ask = async |request: &v1::IssueCredentialRequest| {
+        client.credentials().issue_credential(request.clone()).await.map(tonic::Response::into_inner)
+    };
+    let first = ask(&keyed).await.unwrap();
+    let second = ask(&keyed).await.unwrap();
+    assert_ne!((&first.lease_id, &first.credential), (&second.lease_id, &second.credential));
+    let admin = world.connect(crate::world::ADMIN).await;
+    let lease = async |id: &str| {
+        let request = v1::GetLeaseRequest { lease_id: id.to_owned() };
+        admin.admin().get_lease(request).await.unwrap().into_inner().lease.unwrap()
+    };
+    assert_eq!(lease(&first.lease_id).await.state, "revoking");
+    assert_eq!(lease(&second.lease_id).await.state, "active");
+
+    let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let other = v1::IssueCredentialRequest { ttl, ..keyed.clone() };
+    assert_eq!(reason(ask(&other).await), "IDEMPOTENCY_KEY_REUSED");
+    let bad = v1::IssueCredentialRequest { idempotency_key: "a key".to_owned(), ..keyed.clone() };
+    assert_eq!(reason(ask(&bad).await), "IDEMPOTENCY_KEY_INVALID");
+    assert_eq!(lease(&second.lease_id).await.state, "active", "a refusal takes nothing back");
+
+    // In another task, or for another caller, it is another key.
+    let beside = open(&client).await;
+    let elsewhere = v1::IssueCredentialRequest { idempotency_key: "k-1".to_owned(), ..issue(&beside) };
+    ask(&elsewhere).await.unwrap();
+    let other = world.connect("spiffe://example.org/train/other").await;
+    assert_eq!(reason(other.credentials().issue_credential(keyed.clone()).await), "TASK_NOT_OPEN");
+    assert_eq!(lease(&second.lease_id).await.state, "active");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn state_outlives_a_restart() {
     let mut world = World::new().await;
     let client = world.connect(TRAINER).await;
