@@ -227,7 +227,7 @@ pub struct Ended {
 pub struct DueRevocation {
     /// The lease.
     pub lease: Lease,
-    /// Tries so far.
+    /// Tries in vain, since the target last took the word.
     pub attempts: u32,
     /// Until when nobody else works on it.
     pub claimed_until: Timestamp,
@@ -323,7 +323,7 @@ pub struct LeaseFilter {
 pub struct LeaseRow {
     /// The lease.
     pub lease: Lease,
-    /// Tries of its revocation so far.
+    /// Tries of its revocation in vain, since the target last took the word.
     pub attempts: u32,
     /// What the last one failed with; empty if none did.
     pub last_error: String,
@@ -532,7 +532,8 @@ pub trait Store: kills::KillStore + queue::QueueStore + issue_keys::IssueKeyStor
         now: Timestamp,
     ) -> Result<Vec<DueRevocation>, StoreError>;
 
-    /// Notes a failed try and when to try again.
+    /// Notes a failed try and when to try again. Without an error the target took the word and is only looked at again:
+    /// tries in vain begin anew.
     async fn postpone_revocation(
         &self,
         lease: LeaseId,

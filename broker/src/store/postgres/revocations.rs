@@ -214,7 +214,8 @@ impl Verb for Postpone {
         // Its end may have been recorded in between, or another broker took it over; then there is nothing to postpone.
         const POSTPONE: &str = "
             UPDATE leases
-            SET next_attempt_at = $1, claimed_until = NULL, claimed_by = NULL, attempts = attempts + 1, last_error = $2
+            SET next_attempt_at = $1, claimed_until = NULL, claimed_by = NULL, last_error = $2,
+                attempts = CASE WHEN $2 = '' THEN 0 ELSE attempts + 1 END
             WHERE id = $3
               AND state = 'revoking'
               AND COALESCE(claimed_by, $4) = $4";

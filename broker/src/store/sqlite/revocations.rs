@@ -218,7 +218,8 @@ impl Verb for Postpone {
         // Its end may have been recorded in between; then there is nothing to postpone.
         const POSTPONE: &str = "
             UPDATE leases
-            SET next_attempt_at = $1, claimed_until = NULL, attempts = attempts + 1, last_error = $2
+            SET next_attempt_at = $1, claimed_until = NULL, last_error = $2,
+                attempts = CASE WHEN $2 = '' THEN 0 ELSE attempts + 1 END
             WHERE id = $3
               AND state = 'revoking'";
         let postpone = sqlx::query(POSTPONE)
