@@ -4,7 +4,7 @@
 
 /// Names of all fault points, in the order a request meets them.
 #[cfg(feature = "fault-points")]
-pub const POINTS: [&str; 12] = [
+pub const POINTS: [&str; 14] = [
     "issue.before_open",
     "issue.after_pending",
     "issue.after_target",
@@ -17,6 +17,8 @@ pub const POINTS: [&str; 12] = [
     "revoke.after_claim",
     "revoke.after_target",
     "revoke.after_record",
+    "kill.after_write",
+    "kill.before_chunk",
 ];
 
 /// Kills the process by SIGKILL if `DAYFLY_FAULT_POINT` names this point: `name`, or `name:3` for the third time.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::admin::Admin;
 use super::{Broker, OperationError};
+use crate::fault_point;
 use crate::store::StoreError;
 use crate::store::kills::{CutOff, LeaseTally};
 
@@ -212,6 +213,7 @@ async fn carry_out(
     preview: Preview,
     wait: Duration,
 ) -> Result<Done, OperationError> {
+    fault_point!("kill.after_write");
     let until = Instant::now() + wait;
     reload_kills(broker).await?;
     tracing::error!(
@@ -255,6 +257,7 @@ async fn end(broker: &Broker, target: &Target, request: Option<RequestId>) -> Re
     let which = cut_off(broker, target).await?;
     let Some(which) = which else { return Ok(all) };
     loop {
+        fault_point!("kill.before_chunk");
         let ended = broker.store.end_cut_off(which.clone(), broker.clock.now(), request).await?;
         if ended.tasks.is_empty() && ended.leases.is_empty() {
             return Ok(all);
