@@ -40,4 +40,4 @@ pub use spire::{Entry, Spire, SpireOptions};
 pub use uids::Uid;
 pub use vault::Vault;
 pub use wait::eventually;
-pub use world::{World, WorldOptions};
+pub use world::{Peers, World, WorldOptions};

@@ -4,15 +4,14 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
+use sqlx::Connection;
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection};
 
-use crate::parts;
 use crate::ports::free_port;
 use crate::postgres::Postgres;
-use crate::process::{Program, Running};
+use crate::process::Running;
 use crate::proxy::TcpProxy;
-use crate::world::{World, WorldOptions, deployed};
+use crate::world::{World, WorldOptions};
 
 const DATABASE: &str = "dayfly";
 
@@ -64,7 +63,7 @@ impl Pair {
     /// Whatever does not start.
     pub async fn start(mut options: WorldOptions) -> anyhow::Result<Self> {
         let postgres = Postgres::start().await?;
-        prepare(&postgres).await?;
+        postgres.create_migrated_database(DATABASE).await?;
         let server = postgres.address();
         let before_database = [TcpProxy::before(server).await?, TcpProxy::before(server).await?];
         let addresses = [local(free_port()), local(free_port())];
@@ -166,16 +165,6 @@ impl Pair {
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-/// The roles of `deploy/postgres`, and the schema, made as an operator makes them.
-async fn prepare(postgres: &Postgres) -> anyhow::Result<()> {
-    let url = postgres.create_database(DATABASE).await?;
-    let mut root = PgConnection::connect(&url).await?;
-    sqlx::raw_sql(AssertSqlSafe(deployed("postgres/roles.sql")?)).execute(&mut root).await?;
-    let owner = url.replace("postgres@", "dayfly_owner@");
-    let migrate = Program::new(parts::binary("dayfly-broker")?).args(["migrate", "--tls", "off", "--url"]);
-    migrate.arg(owner).output().await.map(drop)
 }
 
 fn state(which: Which, database: SocketAddr) -> String {

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::parts;
 use crate::ports::free_port;
 use crate::process::{Program, Running};
 use crate::scratch::Scratch;
+use crate::world::deployed;
 
 /// A running server; anyone on this machine may log in as `postgres`.
 #[derive(Debug)]
@@ -86,6 +89,31 @@ impl Postgres {
     pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
         let call = program("createdb", self.owner)?.args(["-h", "127.0.0.1", "-U", "postgres", "-p"]);
         call.arg(self.port.to_string()).arg(name).output().await?;
+        Ok(self.url(name))
+    }
+
+    /// Makes a database with the roles of `deploy/postgres` and the schema, as an operator makes them. Once per server:
+    /// the roles are the server's.
+    ///
+    /// # Errors
+    /// When there is one already or the binary is missing.
+    pub async fn create_migrated_database(&self, name: &str) -> anyhow::Result<()> {
+        let url = self.create_database(name).await?;
+        let mut root = PgConnection::connect(&url).await?;
+        sqlx::raw_sql(AssertSqlSafe(deployed("postgres/roles.sql")?)).execute(&mut root).await?;
+        let owner = url.replace("postgres@", "dayfly_owner@");
+        let migrate =
+            Program::new(parts::binary("dayfly-broker")?).args(["migrate", "--tls", "off", "--url"]);
+        migrate.arg(owner).output().await.map(drop)
+    }
+
+    /// Makes a database that is as this one is now. Nobody may be connected to it.
+    ///
+    /// # Errors
+    /// When somebody is, or there is one with that name.
+    pub async fn copy_database(&self, from: &str, name: &str) -> anyhow::Result<String> {
+        let call = program("createdb", self.owner)?.args(["-h", "127.0.0.1", "-U", "postgres", "-p"]);
+        call.arg(self.port.to_string()).args(["-T", from, name]).output().await?;
         Ok(self.url(name))
     }
 

@@ -10,6 +10,7 @@ use anyhow::Context;
 #[derive(Debug)]
 pub struct Scratch {
     folder: Option<tempfile::TempDir>,
+    path: PathBuf,
 }
 
 impl Scratch {
@@ -25,13 +26,20 @@ impl Scratch {
             .context("could not make a folder in /tmp")?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))
             .context("could not open the folder to others")?;
-        Ok(Self { folder: Some(folder) })
+        let path = folder.path().to_owned();
+        Ok(Self { folder: Some(folder), path })
+    }
+
+    /// The same folder for somebody else. It goes with the first one's owner.
+    #[must_use]
+    pub fn lent(&self) -> Self {
+        Self { folder: None, path: self.path.clone() }
     }
 
     /// The folder itself.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.folder.as_ref().expect("taken only in drop").path()
+        &self.path
     }
 
     /// A path in it.
@@ -76,9 +84,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::env::var_os("DAYFLY_TEST_KEEP").is_some()
-            && let Some(folder) = self.folder.take()
-        {
+        let Some(folder) = self.folder.take() else { return };
+        if std::env::var_os("DAYFLY_TEST_KEEP").is_some() {
             let _kept = folder.keep();
             return;
         }

@@ -136,6 +136,19 @@ impl Spire {
         Ok(spire)
     }
 
+    /// The same SPIRE for somebody else, who may register and ask, not stop or start it.
+    #[must_use]
+    pub fn lent(&self) -> Self {
+        Self {
+            trust_domain: self.trust_domain.clone(),
+            server: None,
+            agent: None,
+            server_program: self.server_program.clone(),
+            agent_program: self.agent_program.clone(),
+            scratch: self.scratch.lent(),
+        }
+    }
+
     /// A `spire-agent` in this folder that speaks to this agent without being told where it is.
     ///
     /// # Errors

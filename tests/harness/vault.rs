@@ -63,6 +63,19 @@ log_level = "warn"
         Ok(vault)
     }
 
+    /// The same Vault for somebody else, who may call it, not stop or start it.
+    #[must_use]
+    pub fn lent(&self) -> Self {
+        Self {
+            port: self.port,
+            root_token: self.root_token.clone(),
+            unseal_key: self.unseal_key.clone(),
+            server: None,
+            http: self.http.clone(),
+            scratch: self.scratch.lent(),
+        }
+    }
+
     /// Its address, as `VAULT_ADDR` wants it.
     #[must_use]
     pub fn url(&self) -> String {

@@ -41,6 +41,8 @@ pub const CLI_ADMIN: &str = "/admin/cli";
 pub struct WorldOptions {
     /// SPIRE's options; the attest process may always use the Delegated Identity API.
     pub spire: SpireOptions,
+    /// SPIRE and Vault that are there already, instead of new ones.
+    pub beside: Option<Peers>,
     /// Whether there is a Vault.
     pub vault: bool,
     /// Whether a proxy stands before Vault, for the broker and for workloads.
@@ -67,6 +69,46 @@ pub struct WorldOptions {
     pub grpc: Option<u16>,
     /// The broker's address as the agent has it, if something stands between.
     pub agents_broker: Option<String>,
+}
+
+/// What worlds beside each other share.
+#[derive(Debug)]
+pub struct Peers {
+    spire: Spire,
+    vault: Option<Vault>,
+}
+
+impl Peers {
+    /// SPIRE, and Vault if the options want one, for worlds that come and go.
+    ///
+    /// # Errors
+    /// Whatever does not start.
+    pub async fn start(options: &WorldOptions) -> anyhow::Result<Self> {
+        Self::start_with(options, |_| Vec::new()).await
+    }
+
+    /// The same for one world more. They end with this one.
+    #[must_use]
+    pub fn lent(&self) -> Self {
+        Self { spire: self.spire.lent(), vault: self.vault.as_ref().map(Vault::lent) }
+    }
+
+    async fn start_with(
+        options: &WorldOptions,
+        more: impl FnOnce(&Spire) -> Vec<Entry>,
+    ) -> anyhow::Result<Self> {
+        let mut spire = options.spire.clone();
+        spire.delegates = vec![ATTEST.to_owned()];
+        let vault = async { if options.vault { Vault::start().await.map(Some) } else { Ok(None) } };
+        let (spire, vault) = tokio::join!(Spire::start("example.org", spire), vault);
+        let peers = Self { spire: spire?, vault: vault? };
+        let entries = root_entries(&peers.spire)?.into_iter().chain(more(&peers.spire));
+        peers.spire.create_entries(entries).await?;
+        if let Some(vault) = &peers.vault {
+            set_up_vault(vault, &peers.spire).await?;
+        }
+        Ok(peers)
+    }
 }
 
 /// All of it, running.
@@ -105,16 +147,18 @@ impl World {
     pub async fn start(mut options: WorldOptions) -> anyhow::Result<Self> {
         // A second world in this process finds the provider installed.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        options.spire.delegates = vec![ATTEST.to_owned()];
-        let vault = async { if options.vault { Vault::start().await.map(Some) } else { Ok(None) } };
-        let (spire, vault) = tokio::join!(Spire::start("example.org", options.spire.clone()), vault);
-        let (spire, vault) = (spire?, vault?);
         let scratch = Scratch::new()?;
         let (broker_uid, attest_uid) = (Uid::fresh(), Uid::fresh());
-        spire.create_entries(own_entries(&spire, broker_uid, attest_uid)?).await?;
-        if let Some(vault) = &vault {
-            set_up_vault(vault, &spire).await?;
-        }
+        let Peers { spire, vault } = match options.beside.take() {
+            Some(peers) => {
+                peers.spire.create_entries(process_entries(&peers.spire, broker_uid, attest_uid)).await?;
+                peers
+            }
+            None => {
+                let entries = |spire: &Spire| process_entries(spire, broker_uid, attest_uid);
+                Peers::start_with(&options, entries).await?
+            }
+        };
         let vault_proxy = match &vault {
             Some(vault) if options.vault_proxy => Some(TcpProxy::before(vault.address()).await?),
             _ => None,
@@ -508,12 +552,19 @@ struct Addresses<'a> {
     introspection: &'a str,
 }
 
-fn own_entries(spire: &Spire, broker: Uid, attest: Uid) -> anyhow::Result<Vec<Entry>> {
+/// Of the processes with users of their own.
+fn process_entries(spire: &Spire, broker: Uid, attest: Uid) -> Vec<Entry> {
+    vec![
+        Entry::of_uid(spire.id(BROKER), broker).dns_name(BROKER_HOST),
+        Entry::of_uid(spire.id(ATTEST), attest),
+    ]
+}
+
+/// Of what runs as root, in any world.
+fn root_entries(spire: &Spire) -> anyhow::Result<Vec<Entry>> {
     let root_at = |path: &Path| ["unix:uid:0".to_owned(), format!("unix:path:{}", path.display())];
     let this = std::env::current_exe()?;
     Ok(vec![
-        Entry::of_uid(spire.id(BROKER), broker).dns_name(BROKER_HOST),
-        Entry::of_uid(spire.id(ATTEST), attest),
         Entry::new(spire.id(NODE), root_at(&parts::binary("dayfly-agent")?)),
         Entry::new(spire.id(ADMIN), root_at(&this)),
         Entry::new(spire.id(CLI_ADMIN), root_at(&parts::binary("dayfly")?)),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a scenario fails")]
 
 mod aws;
+mod crash;
 mod delegation;
 mod demo;
 mod deploy;
@@ -10,7 +11,7 @@ mod disk;
 mod examples;
 mod exchange;
 mod fakecloud;
-mod faults;
+
 mod grpc;
 mod hosts;
 mod life;
