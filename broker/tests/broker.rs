@@ -41,3 +41,5 @@ mod questions;
 mod review;
 #[path = "broker/simulate.rs"]
 mod simulate;
+#[path = "broker/storm.rs"]
+mod storm;
