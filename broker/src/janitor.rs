@@ -46,9 +46,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
                 tracing::error!(error = &error as &dyn std::error::Error, "streams could not be told");
             }
         }
-        if let Err(error) = sweep(&broker).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a sweep failed and is tried again");
-        }
+        sweep(&broker).await;
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(PERIOD) => {}
@@ -56,24 +54,41 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) {
     }
 }
 
-async fn sweep(broker: &Broker) -> Result<(), StoreError> {
+/// Each step by itself: what fails in one must not keep what is cut off, overdue or silent from its end.
+async fn sweep(broker: &Broker) {
     let now = broker.clock.now();
-    end_without_stream(broker, now).await?;
-    end(broker, EndWhich::Overdue, EndCause::Deadline, None).await?;
-    lapse::sweep(broker).await?;
     if broker.kills_settle.is_on(now) {
-        finish(broker).await?;
+        told("what is cut off", finish(broker).await);
     }
-    broker.store.sweep_pending(now - broker.limits.pending_overdue, now).await?;
-    while broker.store.sweep_leases(now, CHUNK).await? == CHUNK {}
-    while broker.store.sweep_assertions(now - ASSERTION_KEPT, CHUNK).await? == CHUNK {}
-    while broker.store.sweep_issue_keys(CHUNK).await? == CHUNK {}
+    told("tasks without a stream", end_without_stream(broker, now).await);
+    told("overdue tasks", end(broker, EndWhich::Overdue, EndCause::Deadline, None).await.map(drop));
+    told("silent nodes", lapse::sweep(broker).await);
+    let pending_since_before = now - broker.limits.pending_overdue;
+    told("lost answers", broker.store.sweep_pending(pending_since_before, now).await.map(drop));
+    told("leases that ran out", in_chunks(|| broker.store.sweep_leases(now, CHUNK)).await);
+    let forgotten_before = now - ASSERTION_KEPT;
+    told("taken assertions", in_chunks(|| broker.store.sweep_assertions(forgotten_before, CHUNK)).await);
+    told("idempotency keys", in_chunks(|| broker.store.sweep_issue_keys(CHUNK)).await);
     broker.rate.forget_full(Instant::now());
     let mut counted = broker.denials.flush(now);
     counted.extend(broker.limited.flush(now));
     if !counted.is_empty() {
-        broker.store.write_records(counted).await?;
+        told("counted refusals", broker.store.write_records(counted).await);
     }
+}
+
+fn told(what: &'static str, swept: Result<(), StoreError>) {
+    if let Err(error) = swept {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(what, error, "a sweep failed and is tried again");
+    }
+}
+
+/// Sweeps until less than a whole chunk was found.
+async fn in_chunks<F: Future<Output = Result<u32, StoreError>>>(
+    sweep: impl Fn() -> F,
+) -> Result<(), StoreError> {
+    while sweep().await? == CHUNK {}
     Ok(())
 }
 
