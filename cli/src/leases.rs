@@ -233,7 +233,7 @@ fn facts(lease: &LeaseView) -> String {
         ("task", lease.task_id.clone()),
         ("session", lease.session_id.clone()),
         ("promise", lease.promise.as_ref().map(ToString::to_string).unwrap_or_default()),
-        ("if its agent falls silent", optional(&lease.on_agent_loss)),
+        ("agent silent", optional(&lease.on_agent_loss)),
         ("opened", time(lease.opened_at)),
         ("expires", time(lease.expires_at)),
         ("revoke asked", time(lease.revoke_requested_at)),

@@ -1,7 +1,9 @@
 //! The real broker at a cloud that evaluates, and that cloud beside moto, which others wrote.
 
+use std::time::Duration;
+
 use dayfly_fakecloud::{ACCOUNT, FakeCloud, Fault, SessionAsk, Trouble};
-use harness::{Moto, Python, World, WorldOptions, cloud};
+use harness::{Moto, Python, World, WorldOptions, cloud, eventually};
 use serde_json::{Value, json};
 
 use crate::life::under_run;
@@ -30,9 +32,11 @@ fn documents() -> String {
 #[tokio::test]
 async fn a_fakecloud_session_of_the_broker_passes_the_deployed_trust_policy_and_reads_its_own_prefix() {
     let mut world = World::start(WorldOptions::default()).await.unwrap();
-    let issuer = format!("{}/federation", world.issuer);
-    let fake = FakeCloud::start(&cloud::account(&issuer, "s3-train-read").unwrap());
-    let aws = format!("[aws]\nregion = \"eu-central-1\"\nendpoint_url = \"{}\"\n", fake.url());
+    let fake = FakeCloud::start(&cloud::account(&world.issuer, "s3-train-read").unwrap());
+    let aws = format!(
+        "[aws]\nregion = \"eu-central-1\"\nendpoint_url = \"{}\"\n[aws.revoker]\nrole = \"dayfly/revoker\"\n",
+        fake.url()
+    );
     world.add_to_broker(&aws).await.unwrap();
     world.apply(&documents()).await.unwrap();
     let uid = world.workload("/train/a").await.unwrap();
@@ -51,8 +55,17 @@ async fn a_fakecloud_session_of_the_broker_passes_the_deployed_trust_policy_and_
         )
     );
     let lease = world.leases().await.unwrap().remove(0).lease_id;
-    let who = format!("arn:aws:sts::{ACCOUNT}:assumed-role/s3-train-read/{lease}");
+    let who = format!("arn:aws:sts::{ACCOUNT}:assumed-role/s3-train-read-1/{lease}");
     assert!(fake.asked().iter().any(|asked| asked.who.as_ref() == Some(&who)), "{:#?}", fake.asked());
+    // The program is over, so its session is denied, and a canary of the same role proves it.
+    let proven = async || {
+        let leases = world.leases().await.unwrap();
+        match leases.iter().find(|found| found.lease_id == lease) {
+            Some(ended) if ended.outcome == "verified" => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    };
+    eventually("the session is denied and that is proven", Duration::from_secs(30), proven).await.unwrap();
 
     // The answer is lost: a session exists that nobody holds, and the task gets none.
     fake.fault(Fault {

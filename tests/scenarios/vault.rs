@@ -148,11 +148,12 @@ async fn a_dead_agent_is_a_silent_node() {
 }
 
 #[tokio::test]
-async fn an_agent_that_restarts_kills_what_it_left_and_its_tasks_are_over() {
+async fn an_agent_that_lost_its_journal_kills_what_it_left_and_its_tasks_are_over() {
     let mut world = start(WorldOptions::default()).await;
     let uid = world.workload("/retrieval/ranker").await.unwrap();
     let mut holder = hold(&world, uid).await;
     world.kill_agent().unwrap();
+    std::fs::remove_file(world.scratch.join("agent/run/journal")).unwrap();
     world.start_agent_again(&[]).await.unwrap();
     holder.program.ended(Duration::from_secs(10)).await.unwrap();
     let second = hold(&world, uid).await;

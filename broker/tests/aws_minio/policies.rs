@@ -14,9 +14,13 @@ use crate::{AUDIENCE, WORKLOAD, World, file};
 /// The documents: the scope of `deploy/aws` on MinIO's role, for an hour.
 fn documents(role_arn: &str) -> String {
     let scope = file("scope-s3-train-read.yaml")
-        .replace("arn:aws:iam::111122223333:role/dayfly/s3-train-read", role_arn)
+        .replace("arn:aws:iam::111122223333:role/dayfly/pool/s3-train-read-1", role_arn)
+        .replace("        - \"arn:aws:iam::111122223333:role/dayfly/pool/s3-train-read-2\"\n", "")
         .replace("ttl: {default: 15m, max: 1h}", "ttl: {default: 1h, max: 1h}");
-    assert!(scope.contains(role_arn) && scope.contains("default: 1h"), "{scope}");
+    assert!(
+        scope.contains(role_arn) && !scope.contains("111122223333") && scope.contains("default: 1h"),
+        "{scope}"
+    );
     format!(
         "kind: Stage\nmetadata: {{name: training}}\nspec: {{patterns: [\"spiffe://example.org/training/**\"]}}\n---\n\
          {scope}\n---\nkind: Binding\nmetadata: {{name: train-read}}\nspec: {{identities: [\"{WORKLOAD}\"], \
