@@ -8,12 +8,12 @@ use crate::approval::Host;
 use crate::id::KillId;
 use crate::kill::{Kill, Kills, State, Target, Word};
 
-fn standing(target: Target) -> Kill {
+pub(super) fn standing(target: Target) -> Kill {
     Kill {
         id: KillId::new(NOW, 1),
         target,
-        reason: "leaked".into(),
-        asked: Word { by: "admin".into(), on: Host::Broker, at: NOW },
+        reason: "hidden-reason".into(),
+        asked: Word { by: "hidden-admin".into(), on: Host::Broker, at: NOW },
         approved: None,
         lifted: None,
         state: State::Standing,

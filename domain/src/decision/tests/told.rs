@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::kill::{Kills, Target};
 use crate::policy::{Judge, Judgement, Narrowing, PolicyInput, PolicyStep};
 
 /// Whatever a caller may not know holds this word: names of bindings and policies, other identities, tickets, owners.
@@ -202,6 +203,21 @@ fn no_denial_tells_its_caller_a_rule_that_is_not_its_own() {
         check_delegate(&rules, &trainer, &above, &id("tool/t"), &small("data", Some("c")), NOW),
     ] {
         denials.extend(checked.err());
+    }
+    // Why somebody was cut off, by whom, and whether by a pattern, is not for the caller.
+    for target in [
+        Target::Pattern("spiffe://example.org/train/**".parse().expect("a pattern")),
+        Target::Identity(id("train/b")),
+        Target::Scope("data".into()),
+    ] {
+        let kill = super::kills::standing(target);
+        let rules = rules.clone().with_kills(Arc::new(Kills::new([kill])));
+        let Case { caller, ask, .. } = plain();
+        let lineage = tree(&["train/b", "train/a"], &node());
+        let decision = decide(&rules, &caller, &lineage, &Wish { ask, ttl: None, act: None }, NOW);
+        let Decision::Deny(denial) = decision else { panic!("it is cut off") };
+        assert!(!denial.message.contains("train/b") && !denial.message.contains("**"), "{denial:?}");
+        denials.push(denial);
     }
     let seen: BTreeSet<&str> = denials.iter().map(|denial| denial.reason.as_str()).collect();
     // Said where it is carried out: what a target cannot enforce, and how deep a tree may be.
