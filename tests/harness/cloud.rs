@@ -27,15 +27,16 @@ pub fn account(issuer: &str, scope: &str) -> anyhow::Result<Seed> {
             text.replace(ISSUER, named).replace(WORKLOADS, "spiffe://example.org/*").replace(SCOPE, scope);
         Ok(serde_json::from_str(&text)?)
     };
+    let policy = format!("dayfly-{scope}");
     let role = |number: u8| -> anyhow::Result<RoleSeed> {
         Ok(RoleSeed {
             name: format!("{scope}-{number}"),
             path: "/dayfly/pool/".to_owned(),
             trust: file("role-trust-policy.json")?,
             policies: BTreeMap::new(),
-            attached: BTreeMap::from([(scope.to_owned(), file("permissions-policy.json")?)]),
+            attached: BTreeMap::from([(policy.clone(), file("permissions-policy.json")?)]),
             // The same policy, so that whoever writes inline policies adds nothing by them.
-            boundary: Some(scope.into()),
+            boundary: Some(policy.as_str().into()),
             max_session_duration: 3600,
         })
     };
